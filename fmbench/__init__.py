@@ -1,0 +1,31 @@
+"""fmbench: a benchmark and evaluation harness for flow-matching generative models.
+
+import fmbench
+results = fmbench.run("moons-nfe-sweep")
+results.table             # pandas.DataFrame, one row per measured value
+results.pivot("w2")       # metric against NFE, one column a method
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Results", "__version__", "run"]
+
+if TYPE_CHECKING:
+    from .api import run
+    from .results import Results
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used: `fmbench --help` must not wait for torch.
+    if name == "run":
+        from .api import run
+
+        return run
+    if name == "Results":
+        from .results import Results
+
+        return Results
+    raise AttributeError(f"module 'fmbench' has no attribute '{name}'")

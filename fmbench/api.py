@@ -1,0 +1,294 @@
+"""A whole run: plan, execute, leave the table, the manifest, the pictures and the report."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import json
+import math
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .errors import UserError
+from .execute import Missing, Outcome, devices_for, execute, missing
+from .machine import commit, hardware, versions
+from .plan import Cell, Plan, flow_columns, make_plan
+from .plugins import load_plugins
+from .results import Results
+from .stages.flow import FlowSpec
+from .stages.sample import SampleSpec
+from .store import ResultFolder, Store
+from .suite import Suite, load, parse
+from .table import frame
+
+SNAPSHOT_SECONDS = 10.0  # between tables written while a run goes on
+PICTURED = 512  # points drawn of each set of 2-D samples; images: 36
+
+
+class Watcher(Protocol):
+    """Who looks on while a run goes on; the command line shows bars."""
+
+    def planned(self, plan: Plan, work: Missing, devices: Sequence[str]) -> None: ...
+    def advanced(self, what: str, amount: int) -> None: ...
+
+
+class Nobody:
+    """A watcher that looks away."""
+
+    def planned(self, plan: Plan, work: Missing, devices: Sequence[str]) -> None:
+        pass
+
+    def advanced(self, what: str, amount: int) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What `--dry-run` tells: the plan and what of it is already there."""
+
+    plan: Plan
+    work: Missing
+
+
+def outline(
+    suite: str | dict[str, Any] | Suite,
+    *,
+    set: Sequence[str] = (),
+    only: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+) -> Outline:
+    """The plan of a suite compared with the cache; nothing is computed or written."""
+    load_plugins(plugins)
+    plan = make_plan(_suite(suite, set), only)
+    return Outline(plan, missing(plan, Store()))
+
+
+def run(
+    suite: str | dict[str, Any] | Suite,
+    *,
+    out: str | Path | None = None,
+    set: Sequence[str] = (),
+    only: Sequence[str] = (),
+    device: str | None = None,
+    workers: int | None = None,
+    plugins: Sequence[str] = (),
+    watcher: Watcher | None = None,
+) -> Results:
+    """Runs a suite and leaves its results in a folder. What was computed before is not computed again.
+
+    Args:
+        suite: a shipped suite's name, the path of a YAML file, or a mapping with the same keys.
+        out: the folder of the results; `results/<suite>` under the working directory when None.
+        set: overrides such as `"flow.seed=[0,1]"`.
+        only: filters such as `"path=rectified"`.
+        device: `"cpu"`, `"cuda"` or `"cuda:1"`; a GPU where there is one when None.
+        workers: worker processes; one for each core or GPU when None.
+        plugins: Python files that register a user's own components.
+        watcher: hears of progress.
+
+    Returns:
+        `Results`; `.table` has one row per measured value, failures included.
+
+    Raises:
+        UserError: a mistake in the suite or the arguments, or a folder that cannot be written.
+    """
+    load_plugins(plugins)
+    plan = make_plan(_suite(suite, set), only)
+    devices = devices_for(device, workers)
+    store, watcher = Store(), watcher or Nobody()
+    folder = ResultFolder(out or Path("results") / plan.suite.suite)
+    with folder.locked():
+        started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
+        work = missing(plan, store)
+        watcher.planned(plan, work, devices)
+        last = time.monotonic()
+
+        def snapshot(outcomes: dict[str, Outcome]) -> None:
+            nonlocal last
+            if time.monotonic() - last > SNAPSHOT_SECONDS:
+                folder.write_table(frame(rows(plan, outcomes)))
+                last = time.monotonic()
+
+        outcomes = execute(
+            work, store, devices=devices, plugins=plugins, on_progress=watcher.advanced, on_outcomes=snapshot
+        )
+        table = frame(rows(plan, outcomes))
+        folder.write_table(table)
+        folder.write_bytes("pictures.npz", pictures(plan, store, outcomes))
+        facts = manifest(plan, outcomes, store, devices)
+        previous = folder.read_json("manifest.json")
+        if not work.jobs and isinstance(previous, dict) and previous.get("suite") == facts["suite"]:
+            # Nothing was computed: the manifest goes on telling of the run that made these values.
+            facts |= {name: previous[name] for name in ("command", "started", "seconds") if name in previous}
+        else:
+            facts |= {"started": started.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock, 2)}
+        folder.write_json("manifest.json", facts)
+        results = Results.load(folder.directory)
+        from .report.page import write_page
+
+        write_page([results], folder.directory / "report.html")
+    return results
+
+
+def _suite(suite: str | dict[str, Any] | Suite, overrides: Sequence[str]) -> Suite:
+    if isinstance(suite, Suite):
+        if overrides:
+            raise UserError("overrides (set) apply to a suite's name, file or mapping, not to a Suite object")
+        return suite
+    return parse(suite, overrides) if isinstance(suite, dict) else load(suite, overrides)
+
+
+def rows(plan: Plan, outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
+    """The table's rows, one for each planned cell whose outcome is known."""
+    return [
+        _row(plan.suite.suite, cell, outcome)
+        for cell in plan.cells
+        if (outcome := outcomes.get(cell.spec.key)) is not None
+    ]
+
+
+def _row(suite: str, cell: Cell, outcome: Outcome) -> dict[str, Any]:
+    metric = cell.spec.metric
+    measured = {
+        name: getattr(outcome, name)
+        for name in ("value", "stderr", "n", "status", "reason", "seconds", "device", "nfe", "steps")
+        if getattr(outcome, name) is not None
+    }
+    return {
+        "suite": suite,
+        **cell.columns,
+        **measured,
+        "unit": metric.unit,
+        "higher_is_better": metric.higher_is_better,
+        "key": cell.spec.key,
+    }
+
+
+def manifest(plan: Plan, outcomes: dict[str, Outcome], store: Store, devices: Sequence[str]) -> dict[str, Any]:
+    """Everything that one needs to know to trust the table, or to make it again."""
+    from . import __version__
+
+    flows = plan.flows()
+    return {
+        "fmbench": __version__,
+        "suite": plan.suite.resolved(),
+        "command": shlex.join(["fmbench", *sys.argv[1:]]) if Path(sys.argv[0]).name == "fmbench" else "fmbench.run(…)",
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(devices),
+        "seeds": sorted({flow.seed for flow in flows}),
+        "data": {
+            flow.data.label(): dict(zip(("mean", "std"), flow.data.moments(), strict=True))
+            for flow in _one_each(flows, "data")
+        },
+        "paths": {flow.path.label(): _ends(flow) for flow in _one_each(flows, "path")},
+        "flows": [_flow_facts(flow, store) for flow in flows],
+        "statuses": _count(outcomes[cell.spec.key].status for cell in plan.cells if cell.spec.key in outcomes),
+        "failures": _failures(plan, outcomes),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _one_each(flows: Sequence[FlowSpec], part: str) -> list[FlowSpec]:
+    return list({getattr(flow, part).label(): flow for flow in flows}.values())
+
+
+def _ends(flow: FlowSpec) -> dict[str, float]:
+    """How far a path is from its ends: x_0 keeps α_0 of the data, x at the end time keeps σ of the noise."""
+    import torch
+
+    ends = flow.path.schedule(torch.tensor([0.0, flow.path.end_time], dtype=torch.float64))
+    return {
+        "alpha_0": ends.alpha[0].item(),
+        "sigma_0": ends.sigma[0].item(),
+        "alpha_end": ends.alpha[1].item(),
+        "sigma_end": ends.sigma[1].item(),
+        "end_time": flow.path.end_time,
+    }
+
+
+def _flow_facts(flow: FlowSpec, store: Store) -> dict[str, Any]:
+    info = store.info(flow.key) or {}
+    losses = info.get("losses") or [[None, None]]
+    trained = {"loss": losses[-1][1], "train_seconds": info.get("seconds"), "device": info.get("device")}
+    return {"key": flow.key, **flow_columns(flow), **(trained if flow.model.trained else {})}
+
+
+def _count(items: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for item in items:
+        counts[item] = counts.get(item, 0) + 1
+    return counts
+
+
+def _failures(plan: Plan, outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
+    """Each distinct traceback once, with the number of rows that it cost."""
+    traces: dict[str, int] = {}
+    for cell in plan.cells:
+        outcome = outcomes.get(cell.spec.key)
+        if outcome is not None and outcome.trace:
+            traces[outcome.trace] = traces.get(outcome.trace, 0) + 1
+    return [{"rows": count, "trace": trace} for trace, count in traces.items()]
+
+
+def pictures(plan: Plan, store: Store, outcomes: dict[str, Outcome]) -> bytes:
+    """Trajectories and samples of each method's first seed, and the data, as the npz that the report draws."""
+    index: list[dict[str, Any]] = []
+    arrays: dict[str, np.ndarray] = {}
+
+    def add(array: Any, kind: str, times: Any = None, **facts: Any) -> None:
+        name = f"a{len(index)}"
+        arrays[name] = np.asarray(array, dtype=np.float32)
+        if times is not None:
+            arrays[f"{name}_times"] = np.asarray(times, dtype=np.float32)
+        index.append({"array": name, "kind": kind, **facts})
+
+    first = {
+        (columns["data"], columns["method"], _rest(columns)): flow.key for flow, columns in _measured_flows(plan)[::-1]
+    }
+    for task in plan.suite.problems():
+        add(task.data.take("test", _many(task.data.shape, task.data.size("test"))), "data", data=task.data.label())
+    for reference in plan.references():
+        columns = flow_columns(reference.flow)
+        chosen = first.get((columns["data"], columns["method"], _rest(columns))) == reference.flow.key
+        if chosen and math.prod(reference.flow.data.shape) == 2 and store.has(reference.key):
+            tensors = store.read(reference.key).tensors
+            add(tensors["trajectories"][:, :64], "trajectory", times=tensors["times"], **_named(columns))
+    for sample in plan.samples():
+        columns = flow_columns(sample.flow)
+        chosen = first.get((columns["data"], columns["method"], _rest(columns))) == sample.flow.key
+        info = store.info(sample.key) if chosen else None
+        if info is not None:
+            x = store.read(sample.key).tensors["x"][: _many(sample.flow.data.shape, sample.n)]
+            add(x, "samples", **_named(columns), solver=_solver_name(sample), nfe=info["nfe"])
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, index=np.array(json.dumps(index)), **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _measured_flows(plan: Plan) -> list[tuple[FlowSpec, dict[str, Any]]]:
+    return [(reference.flow, flow_columns(reference.flow)) for reference in plan.references()]
+
+
+def _rest(columns: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(columns[name] for name in ("source", "path", "coupling", "times", "model", "prediction"))
+
+
+def _named(columns: dict[str, Any]) -> dict[str, Any]:
+    return {name: columns[name] for name in ("method", "seed", "data")}
+
+
+def _solver_name(sample: SampleSpec) -> str:
+    return sample.solver.name
+
+
+def _many(shape: tuple[int, ...], size: int | None) -> int:
+    wanted = PICTURED if math.prod(shape) == 2 else 36
+    return wanted if size is None else min(wanted, size)

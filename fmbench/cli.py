@@ -1,0 +1,440 @@
+"""The command line: parses, calls, prints. No logic; heavy libraries are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from .execute import Missing
+    from .plan import Plan
+    from .results import Results
+
+app = typer.Typer(
+    name="fmbench",
+    help="Benchmarks flow-matching generative models: paths, couplings and solvers, measured per network call.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Start with:  fmbench run moons-nfe-sweep",
+)
+
+KINDS = ("suites", "paths", "couplings", "solvers", "metrics", "models", "data")
+WIDTH = 100
+
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="A Python file that registers components of your own.")
+]
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one message and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        _console(stderr=True).print(f"[bold red]Error:[/] {_escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from . import __version__
+
+        typer.echo(f"fmbench {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    suite: Annotated[
+        str, typer.Argument(help="A shipped suite (see `fmbench list suites`) or the path of your own YAML file.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results/<suite>.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key: flow.seed=[0,1]. Repeatable.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Keep only the cells with column=value. Repeatable.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: cuda where there is one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes. Default: one for each core or GPU.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done and what is already there.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Run a suite: train its flows, sample them, measure them, leave a table and a report.
+
+    What was computed before, by this suite or another, is not computed again. Exit code 1: some cells failed.
+
+    \b
+    Examples:
+      fmbench run moons-nfe-sweep
+      fmbench run moons-nfe-sweep --set flow.seed=0 --set train.samples=50_000 --out quick
+      fmbench run moons-nfe-sweep --only path=rectified --only solver=euler,heun
+      fmbench run my-suite.yaml --plugin my_path.py --dry-run
+    """
+    from .api import outline
+    from .api import run as run_suite
+
+    plugins = [str(file) for file in plugin or []]
+    if dry_run:
+        _print_outline(outline(suite, set=overrides or [], only=only or [], plugins=plugins))
+        return
+    console = _console()
+    bars = _Bars(console) if not quiet else None
+    try:
+        results = run_suite(
+            suite,
+            out=out,
+            set=overrides or [],
+            only=only or [],
+            device=device,
+            workers=workers,
+            plugins=plugins,
+            watcher=bars,
+        )
+    except KeyboardInterrupt:
+        _console(stderr=True).print("Interrupted. Run the same command again to go on from here.")
+        raise typer.Exit(130) from None
+    finally:
+        if bars is not None:
+            bars.stop()
+    failed = results.table["status"].isin(["failed", "diverged", "timeout"])
+    if not quiet:
+        _print_results(console, results)
+    if failed.any():
+        _print_failures(_console(stderr=True), results)
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "suites",
+    plugin: Plugins = None,
+) -> None:
+    """List suites or components, each with a line about it.
+
+    \b
+    Examples:
+      fmbench list
+      fmbench list paths
+      fmbench list metrics
+    """
+    if kind not in KINDS:
+        raise unknown("kind", kind, KINDS)
+    from rich.table import Table
+
+    from .plugins import load_plugins
+
+    load_plugins(plugin or [])
+    table = Table(box=None, padding=(0, 2), show_header=kind == "metrics")
+    for column in ["name", "about", *(["unit", "better"] if kind == "metrics" else [])]:
+        table.add_column(column, no_wrap=column == "name")
+    for row in _suite_lines() if kind == "suites" else _component_lines(kind):
+        table.add_row(*map(_escape, row))
+    _console().print(table)
+
+
+@app.command()
+def show(suite: Annotated[str, typer.Argument(help="A shipped suite or the path of a YAML file.")]) -> None:
+    """Print a suite's YAML: the whole definition of the experiment, and a start for your own.
+
+    \b
+    Examples:
+      fmbench show moons-nfe-sweep
+      fmbench show moons-nfe-sweep > my-suite.yaml
+    """
+    from .suite import find, load
+
+    load(suite)
+    typer.echo(find(suite).read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def report(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders that `fmbench run` made.")],
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="html, md, latex, csv; png, svg or pdf for the main chart.")
+    ] = "html",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. Default: DIR/report.html, or standard output for text.")
+    ] = None,
+) -> None:
+    """Write a report of one or several results, side by side.
+
+    \b
+    Examples:
+      fmbench report results/moons-nfe-sweep
+      fmbench report results/moons-nfe-sweep --format md
+      fmbench report run-a run-b --out both.html
+      fmbench report results/moons-nfe-sweep --format svg --out figure.svg
+    """
+    formats = ("html", "md", "latex", "csv", "png", "svg", "pdf")
+    if format not in formats:
+        raise unknown("format", format, formats)
+    from .results import Results
+    from .store import write_atomically
+
+    results = [Results.load(directory) for directory in directories]
+    if format in ("png", "svg", "pdf"):
+        from .report.charts import save_chart
+
+        if len(results) != 1:
+            raise UserError(f"--format {format} draws one result; {len(results)} were given. Use html for several.")
+        typer.echo(save_chart(results[0], out or directories[0] / f"figure.{format}"))
+        return
+    from .report import render
+
+    text = render(results, format)
+    if out is None and format != "html":
+        typer.echo(text, nl=not text.endswith("\n"))
+        return
+    target = out or (directories[0] / "report.html" if len(directories) == 1 else Path("report.html"))
+    write_atomically(target, text.encode())
+    typer.echo(target)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="DIR_A", help="The results to compare with.")],
+    b: Annotated[Path, typer.Argument(metavar="DIR_B", help="The results to judge.")],
+    alpha: Annotated[
+        float, typer.Option(help="Chance of any false verdict over all cells (Holm).", min=1e-6, max=0.5)
+    ] = 0.05,
+    all_cells: Annotated[bool, typer.Option("--all", help="Print every cell, not only those that differ.")] = False,
+    fail_on_regression: Annotated[
+        bool, typer.Option("--fail-on-regression", help="Exit with 1 if anything became worse.")
+    ] = False,
+) -> None:
+    """Compare two results cell by cell: is B better, worse, not significantly different, or not comparable, and why.
+
+    \b
+    Examples:
+      fmbench compare results/before results/after
+      fmbench compare results/before results/after --fail-on-regression
+    """
+    from .report.compare import compare as compare_results
+    from .report.compare import regressed, summary
+    from .results import Results
+
+    table = compare_results(Results.load(a), Results.load(b), alpha=alpha)
+    console = _console()
+    _print_frame(console, summary(table).reset_index(), f"{b} against {a}")
+    shown = table if all_cells else table[table["verdict"].isin(["better", "worse"])]
+    columns = ["verdict", "metric", "flow", "sampler", "nfe", "a", "b", "p_value", "reason"]
+    if len(shown):
+        _print_frame(console, shown[[name for name in columns if name in shown]], "cells")
+    elif (table["verdict"] == "not comparable").all() and len(table):
+        console.print(f"Nothing is comparable: {_escape(str(table['reason'].iloc[0]))}")
+    if fail_on_regression and regressed(table):
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this installation: versions, devices, the cache folder, and that the numerical core computes what it should.
+
+    \b
+    Examples:
+      fmbench doctor
+    """
+    from rich.table import Table
+
+    from .doctor import checks
+
+    table, sound = Table(box=None, padding=(0, 2), show_header=False), True
+    for name, good, text in checks():
+        table.add_row("[green]ok[/]" if good else "[bold red]problem[/]", name, _escape(text))
+        sound &= good
+    _console().print(table)
+    if not sound:
+        raise typer.Exit(1)
+
+
+class _Bars:
+    """Progress bars of a run: what is trained, sampled, measured, and the time left."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.progress: Progress | None = None
+        self.tasks: dict[str, TaskID] = {}
+
+    def planned(self, plan: Plan, work: Missing, devices: Sequence[str]) -> None:
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        flows, cells = len(plan.references()), len(plan.samples())
+        self.console.print(
+            f"[bold]{plan.suite.suite}[/]: {flows} flows, {cells} solves, {len(plan.cells)} values; "
+            f"{len(work.outcomes)} values are already there. {len(devices)} × {devices[0]}.",
+            highlight=False,
+        )
+        if not work.jobs:
+            return
+        self.progress = Progress(
+            TextColumn("{task.description:<10}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console,
+        )  # fmt: skip
+        totals = {
+            "trained": ("training", work.train_samples, "samples"),
+            "sampled": ("sampling", work.solves, "solves"),
+            "measured": ("measuring", work.values, "values"),
+        }
+        for what, (label, total, unit) in totals.items():
+            if total:
+                self.tasks[what] = self.progress.add_task(label, total=total, unit=f"of {total:,} {unit}")
+        self.progress.start()
+
+    def advanced(self, what: str, amount: int) -> None:
+        if self.progress is not None and what in self.tasks:
+            self.progress.advance(self.tasks[what], amount)
+
+    def stop(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+
+def _print_results(console: Console, results: Results) -> None:
+    from .report.tables import terminal_pivot
+
+    pivot = terminal_pivot(results, width=WIDTH)
+    _print_frame(console, pivot.reset_index(), str(pivot.attrs.get("title", results.main_metric)))
+    counts = results.table["status"].value_counts()
+    console.print(
+        ", ".join(f"{count} {status}" for status, count in counts.items()) + f" of {len(results.table)} values"
+    )
+    assert results.directory is not None
+    console.print(f"table   {results.directory / 'results.csv'}", soft_wrap=True)
+    console.print(f"report  {results.directory / 'report.html'}", soft_wrap=True)
+
+
+def _print_failures(console: Console, results: Results) -> None:
+    bad = results.table[results.table["status"].isin(["failed", "diverged", "timeout"])]
+    console.print(f"[bold red]{len(bad)} of {len(results.table)} values failed:[/]")
+    for (method, status, reason), group in list(bad.groupby(["method", "status", "reason"], dropna=False))[:5]:
+        console.print(f"  {len(group)} × {method}, {status}: {_escape(str(reason))}", highlight=False)
+
+
+def _print_outline(outline: Any) -> None:
+    from rich.table import Table
+
+    from .store import Store
+
+    console, store, plan, work = _console(), Store(), outline.plan, outline.work
+    table = Table(title=f"{plan.suite.suite}: what would be done", title_justify="left", box=None, padding=(0, 2))
+    for column in ("stage", "planned", "already there", "to do"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    stages: dict[str, list[bool]] = {}
+    for spec in plan.stages():
+        stages.setdefault(spec.stage, []).append(store.has(spec.key))
+    names = {
+        "train": "flows to train",
+        "pairs": "reflow pairs",
+        "reference": "reference solves",
+        "sample": "solves",
+        "measure": "values",
+        "floor": "floors",
+    }
+    for stage, there in stages.items():
+        table.add_row(names[stage], str(len(there)), str(sum(there)), str(len(there) - sum(there)))
+    console.print(table)
+    for flow in plan.flows():
+        if flow.model.trained:
+            state = (
+                "there"
+                if store.has(flow.key)
+                else "checkpoint"
+                if store.checkpoint(flow.key) is not None
+                else "to train"
+            )
+            console.print(
+                f"  {state:<11}{flow.key}  {flow.path.label()}, {flow.coupling.label()}, {flow.model.label()}, reflow {flow.reflow}, seed {flow.seed}",
+                highlight=False,
+                soft_wrap=True,
+            )  # noqa: E501
+    console.print(
+        f"{work.train_samples:,} samples to train on, {work.solves} solves, {work.values} values to measure.",
+        highlight=False,
+    )
+
+
+def _suite_lines() -> list[tuple[str, str]]:
+    from .suite import load, shipped
+
+    return [(name, f"{(suite := load(name)).title} ({suite.tier})") for name in shipped()]
+
+
+def _component_lines(kind: str) -> list[tuple[str, ...]]:
+    from .data import DATA
+    from .flow import COUPLINGS, PATHS
+    from .metrics import METRICS
+    from .models import MODELS
+    from .solvers import SOLVERS
+
+    registry: Any = {
+        "paths": PATHS,
+        "couplings": COUPLINGS,
+        "solvers": SOLVERS,
+        "metrics": METRICS,
+        "models": MODELS,
+        "data": DATA,
+    }[kind]
+    lines = []
+    for name in registry.names():
+        component = registry.get(name)
+        about = " ".join((component.__doc__ or "").split("\n\n")[0].split())
+        better = {True: "higher", False: "lower", None: "-"}
+        facts = (component.unit, better[component.higher_is_better]) if kind == "metrics" else ()
+        lines.append((name, about, *facts))
+    return lines
+
+
+def _print_frame(console: Console, frame: Any, title: str) -> None:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="bold")
+    for column in frame.columns:
+        table.add_column(_escape(str(column)), justify="right", overflow="fold")
+    for row in frame.itertuples(index=False):
+        table.add_row(*[_escape(_cell(value)) for value in row])
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value or str(value) == "<NA>":
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    if not console.is_terminal:
+        console.width = WIDTH
+    return console
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

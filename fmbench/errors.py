@@ -1,0 +1,31 @@
+"""What a user did wrong, said once, clearly: the value, what is valid, the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. The command line prints it without a traceback and exits with code 2."""
+
+
+class Diverged(ArithmeticError):
+    """A training or a solve left the finite numbers: the cell becomes a row with status `diverged`."""
+
+
+class BudgetExceeded(RuntimeError):
+    """A solver asked for more network calls than it was granted: the cell becomes a row with status `timeout`."""
+
+
+class Skip(Exception):
+    """A cell that makes no sense here (the reason says why): it becomes a row with status `skipped`."""
+
+
+def unknown(what: str, value: object, valid: Iterable[object], *, remedy: str = "") -> UserError:
+    """The error for a name that is not among the valid ones: says the nearest match and lists what is valid."""
+    names = sorted(str(name) for name in valid)
+    nearest = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    guess = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    listed = f" Valid: {', '.join(names)}." if names else ""
+    return UserError(f"unknown {what} '{value}'.{guess}{listed}{' ' + remedy if remedy else ''}")

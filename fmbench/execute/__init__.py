@@ -1,0 +1,229 @@
+"""Runs a plan: what is already in the store is taken, the rest becomes jobs for the workers."""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from ..errors import UserError
+from ..plan import Plan
+from ..stages.flow import FlowSpec
+from ..stages.measure import FloorSpec, MeasureSpec
+from ..stages.sample import ReferenceSpec, SampleSpec
+from ..store import Store
+from .jobs import CellJob, FloorJob, Job, Outcome, PairsJob, TrainJob
+from .workers import Message, ProcessWorker, ThreadWorker, Worker
+
+__all__ = ["Missing", "Outcome", "execute", "missing"]
+
+TICK = 0.2  # seconds between looks at the clock while nothing is heard
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What a run would still have to do."""
+
+    outcomes: dict[str, Outcome]  # of every measured value that the store holds
+    jobs: list[Job]
+    train_samples: int
+    solves: int
+    values: int
+
+
+def stored(store: Store, key: str) -> Outcome | None:
+    """The outcome of a value measured before, or None."""
+    info = store.info(key)
+    return None if info is None else Outcome(**info)
+
+
+def missing(plan: Plan, store: Store) -> Missing:
+    """Compares a plan with the store. Failures are not stored, so a re-run tries them again."""
+    specs = {cell.spec.key: cell.spec for cell in plan.cells}
+    outcomes = {key: found for key in specs if (found := stored(store, key)) is not None}
+    floors = [spec for key, spec in specs.items() if key not in outcomes and isinstance(spec, FloorSpec)]
+    measures = [spec for key, spec in specs.items() if key not in outcomes and isinstance(spec, MeasureSpec)]
+
+    by_cell: dict[str, list[MeasureSpec]] = {}
+    for spec in measures:
+        by_cell.setdefault(spec.cell.key, []).append(spec)
+    jobs: list[Job] = [FloorJob((spec.key,), floors=(spec,)) for spec in floors]
+    flows: dict[str, FlowSpec] = {}
+    for reference in {spec.reference.key: spec.reference for spec in measures}.values():
+        own = by_cell.get(reference.key, [])
+        if own or not store.has(reference.key):
+            jobs.append(_cell_job(reference, own, needs=_flow_keys(reference.flow)))
+        flows[reference.flow.key] = reference.flow
+    for group in by_cell.values():
+        cell, reference = group[0].cell, group[0].reference
+        if not isinstance(cell, ReferenceSpec):
+            jobs.append(_cell_job(cell, group, needs=(*_flow_keys(cell.flow), reference.key)))
+    flow_jobs, train_samples = _flow_jobs(list(flows.values()), store)
+    jobs = flow_jobs + jobs
+    provided = {key for job in jobs for key in job.provides}
+    jobs = [replace(job, needs=tuple(key for key in job.needs if key in provided)) for job in jobs]
+    return Missing(
+        outcomes, jobs, train_samples, sum(isinstance(j, CellJob) for j in jobs), len(measures) + len(floors)
+    )
+
+
+def _flow_keys(flow: FlowSpec) -> tuple[str, ...]:
+    return (flow.key,) if flow.model.trained else ()
+
+
+def _cell_job(cell: SampleSpec | ReferenceSpec, measures: Sequence[MeasureSpec], needs: tuple[str, ...]) -> CellJob:
+    return CellJob((cell.key, *(m.key for m in measures)), needs, cell=cell, measures=tuple(measures))
+
+
+def _flow_jobs(flows: Sequence[FlowSpec], store: Store) -> tuple[list[Job], int]:
+    """Training and pair-drawing jobs for flows (and the rounds before them) that the store lacks.
+
+    Flows that differ in their seed alone share a job where their model says that this is faster.
+    """
+    wanted: dict[str, FlowSpec] = {}
+    jobs: list[Job] = []
+    for flow in flows:
+        current: FlowSpec | None = flow
+        while (
+            current is not None and current.model.trained and current.key not in wanted and not store.has(current.key)
+        ):
+            wanted[current.key] = current
+            if current.pairs is not None and not store.has(current.pairs.key):
+                jobs.append(PairsJob((current.pairs.key,), _flow_keys(current.pairs.flow), pairs=current.pairs))
+                current = current.pairs.flow
+            else:
+                current = None
+    groups: dict[str, list[FlowSpec]] = {}
+    for flow in wanted.values():
+        siblings = flow.model_copy(update={"seed": 0, "pairs": None}).key
+        groups.setdefault(siblings, []).append(flow)
+    trainings: list[Job] = []
+    for group in groups.values():
+        size = max(1, group[0].model.stack())
+        for i in range(0, len(group), size):
+            part = tuple(group[i : i + size])
+            needs = tuple(flow.pairs.key for flow in part if flow.pairs is not None)
+            trainings.append(TrainJob(tuple(flow.key for flow in part), needs, flows=part))
+    # The longest first, so that no worker is left alone with one at the end: OT couplings are slow, then many seeds.
+    trainings.sort(key=lambda job: (job.flows[0].coupling.name != "independent", len(job.flows)), reverse=True)  # type: ignore[attr-defined]
+    return trainings + jobs, sum(flow.train.steps * flow.train.batch for flow in wanted.values())
+
+
+@dataclass
+class _Schedule:
+    """Jobs that wait, and what has become of every key."""
+
+    waiting: list[Job]
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def settle(self, outcomes: dict[str, Outcome]) -> None:
+        """Takes in outcomes; jobs whose needs failed are settled by that failure, and so on down."""
+        self.outcomes |= outcomes
+        changed = True
+        while changed:
+            changed = False
+            for job in list(self.waiting):
+                broken = next(
+                    (o for k in job.needs if (o := self.outcomes.get(k)) is not None and o.status != "ok"), None
+                )
+                if broken is not None:
+                    self.waiting.remove(job)
+                    self.outcomes |= {key: broken for key in job.provides}
+                    changed = True
+
+    def next(self) -> Job | None:
+        for job in self.waiting:
+            if all(key in self.outcomes for key in job.needs):
+                self.waiting.remove(job)
+                return job
+        return None
+
+
+def execute(
+    work: Missing,
+    store: Store,
+    *,
+    devices: Sequence[str],
+    plugins: Sequence[str] = (),
+    on_progress: Callable[[str, int], None] = lambda what, amount: None,
+    on_outcomes: Callable[[dict[str, Outcome]], None] = lambda outcomes: None,
+) -> dict[str, Outcome]:
+    """Does the missing work, one worker for each entry of `devices` (a device may stand several times).
+
+    Returns:
+        The outcome of every measured value, old and new, and of the stages behind them.
+
+    Raises:
+        UserError: the disk refused a write. What was finished before stays in the store.
+    """
+    schedule = _Schedule(list(work.jobs), dict(work.outcomes))
+    messages: queue.Queue[Message] = queue.Queue()
+    devices = devices[: max(1, len(work.jobs))]
+
+    def hire(device: str) -> Worker:
+        if len(devices) == 1:
+            return ThreadWorker(messages, device, store)
+        return ProcessWorker(messages, device, store, plugins)
+
+    workers = [hire(device) for device in devices] if work.jobs else []
+    idle = list(workers)
+    try:
+        while schedule.waiting or len(idle) < len(workers):
+            while idle and (job := schedule.next()) is not None:
+                idle.pop().submit(job)
+            if schedule.waiting and len(idle) == len(workers):
+                raise RuntimeError(f"no job can start: {schedule.waiting[0].needs} are provided by none")
+            try:
+                message = messages.get(timeout=TICK)
+            except queue.Empty:
+                on_outcomes(schedule.outcomes)
+                continue
+            worker = message.worker
+            if message.kind == "progress":
+                on_progress(*message.content)
+            elif message.kind == "stop":
+                raise UserError(message.content)
+            elif message.kind == "done":
+                schedule.settle(message.content)
+                idle.append(worker)
+                on_outcomes(schedule.outcomes)
+            elif message.kind == "died" and worker in workers:
+                lost = worker.job.provides if worker.job else ()
+                if not lost and worker in idle:
+                    raise RuntimeError(f"a worker could not start: {message.content}")
+                schedule.settle({key: Outcome("failed", message.content) for key in lost})
+                replacement = hire(worker.device)
+                workers[workers.index(worker)] = replacement
+                idle.append(replacement)
+    finally:
+        for worker in workers:
+            worker.close()
+    return schedule.outcomes
+
+
+def devices_for(device: str | None, workers: int | None) -> list[str]:
+    """The device of each worker: every GPU once, or the CPU once for each core, unless told otherwise.
+
+    Raises:
+        UserError: the device is not there.
+    """
+    import torch
+
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers {workers}: at least 1")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise UserError(f"--device {device}: valid are cpu, cuda and cuda:0, cuda:1, …")
+    if kind == "cpu":
+        return ["cpu"] * (
+            workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+        )
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0 or (index and int(index) >= count):
+        raise UserError(
+            f"--device {device}: this machine has {count} CUDA devices that torch can use. Use --device cpu."
+        )
+    gpus = [device] if index else [f"cuda:{i}" for i in range(count)]
+    return (gpus * -(-(workers or len(gpus)) // len(gpus)))[: workers or len(gpus)]

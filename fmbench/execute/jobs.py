@@ -1,0 +1,272 @@
+"""What a worker does: one job, whose outcomes go to the store and back to the run."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+
+import torch
+
+from ..errors import BudgetExceeded, Diverged, Skip
+from ..flow.velocity import Field
+from ..identity import Spec
+from ..metrics.base import Geometry, Resources
+from ..metrics.geometry import broken_identity
+from ..stages.flow import FlowSpec, PairsSpec, velocity_field
+from ..stages.measure import FloorSpec, MeasureSpec, evidence, floor
+from ..stages.sample import ReferenceSpec, SampleSpec, pairs_from, reference, sample
+from ..stages.train import train
+from ..statistics import Estimate
+from ..store import Store, WriteError
+
+Progress = Callable[[str, int], None]  # what advanced (trained | sampled | measured), by how much
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one stage ended. A measured one carries its value; a failed one its reason."""
+
+    status: str = "ok"  # ok | skipped | diverged | failed | timeout
+    reason: str | None = None
+    value: float | None = None
+    stderr: float | None = None
+    n: int | None = None
+    seconds: float | None = None
+    device: str | None = None
+    nfe: float | None = None
+    steps: int | None = None
+    trace: str | None = None  # of an unexpected exception, for the manifest
+
+
+@dataclass(frozen=True)
+class Job:
+    """A unit of work for one worker. `provides` are the keys it settles, `needs` those that must be ok before."""
+
+    provides: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainJob(Job):
+    flows: tuple[FlowSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class PairsJob(Job):
+    pairs: PairsSpec | None = None
+
+
+@dataclass(frozen=True)
+class CellJob(Job):
+    """One solve (a sampled cell or the reference) and the metrics of it that are missing."""
+
+    cell: SampleSpec | ReferenceSpec | None = None
+    measures: tuple[MeasureSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class FloorJob(Job):
+    floors: tuple[FloorSpec, ...] = ()
+
+
+@dataclass
+class Bench:
+    """Where jobs are done: the store, the device, and the ear that hears of progress."""
+
+    store: Store
+    device: str
+    progress: Progress = field(default=lambda what, amount: None)
+
+    def run(self, job: Job) -> dict[str, Outcome]:
+        """The outcome of every key that the job provides. Only a refused write escapes as an exception."""
+        if isinstance(job, TrainJob):
+            return self._train(job.flows)
+        if isinstance(job, PairsJob) and job.pairs is not None:
+            spec = job.pairs
+            return {spec.key: self._attempt(lambda: self._pairs(spec))}
+        if isinstance(job, CellJob) and job.cell is not None:
+            return self._cell(job.cell, job.measures)
+        if isinstance(job, FloorJob):
+            return {spec.key: self._measured(spec, lambda spec=spec: floor(spec)) for spec in job.floors}
+        raise TypeError(f"no job: {job!r}")
+
+    def _train(self, flows: Sequence[FlowSpec]) -> dict[str, Outcome]:
+        """Trains flows that differ in their seed alone; those that stand at the same step go on together."""
+        outcomes: dict[str, Outcome] = {}
+        with self.store.locks([flow.key for flow in flows]):
+            missing = [flow for flow in flows if not self.store.has(flow.key)]
+            outcomes |= {flow.key: Outcome() for flow in flows if flow not in missing}
+            states = {flow.key: self.store.checkpoint(flow.key) for flow in missing}
+            groups: dict[int, list[FlowSpec]] = {}
+            for flow in missing:
+                state = states[flow.key]
+                groups.setdefault(0 if state is None else int(state["step"]), []).append(flow)
+            for step, group in groups.items():
+                self.progress("trained", sum(step * flow.train.batch for flow in group))
+                try:
+                    trained = train(
+                        group,
+                        device=self.device,
+                        pairs=[self._pairs_of(flow) for flow in group] if group[0].pairs else None,
+                        states=[states[flow.key] for flow in group],
+                        checkpoint=lambda _, new, group=group: [
+                            self.store.write_checkpoint(flow.key, state) for flow, state in zip(group, new, strict=True)
+                        ],
+                        progress=lambda samples: self.progress("trained", samples),
+                    )
+                except WriteError:
+                    raise
+                except Exception as error:
+                    outcomes |= {flow.key: _failure(error) for flow in group}
+                    continue
+                for flow, result in zip(group, trained, strict=True):
+                    if isinstance(result, Diverged):
+                        outcomes[flow.key] = _failure(result)
+                        continue
+                    info = {"losses": result.losses, "seconds": result.seconds, "device": self.device}
+                    self.store.write(flow.key, flow.identity(), info, result.weights)
+                    self.store.drop_checkpoint(flow.key)
+                    outcomes[flow.key] = Outcome()
+        return outcomes
+
+    def _pairs_of(self, flow: FlowSpec) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if flow.pairs is None:
+            return None
+        tensors = self.store.read(flow.pairs.key).tensors
+        return tensors["z0"], tensors["z1"]
+
+    def _pairs(self, spec: PairsSpec) -> Outcome:
+        with self.store.locks([spec.key]):
+            if not self.store.has(spec.key):
+                flow = spec.flow
+                z0, z1 = pairs_from(
+                    self._field(flow),
+                    flow.path,
+                    flow.source,
+                    spec.n,
+                    spec.solver,
+                    flow.seed,
+                    flow.train.batch * 16,
+                    self.device,
+                )
+                self.store.write(spec.key, spec.identity(), {"device": self.device}, {"z0": z0, "z1": z1})
+        return Outcome()
+
+    def _cell(self, cell: SampleSpec | ReferenceSpec, measures: Sequence[MeasureSpec]) -> dict[str, Outcome]:
+        made = self._attempt(lambda: self._solve(cell))
+        self.progress("sampled", 1)
+        outcomes = {cell.key: made}
+        for spec in measures:
+            outcomes[spec.key] = (
+                self._measured(spec, lambda spec=spec: self._measure(spec)) if made.status == "ok" else made
+            )
+            self.progress("measured", 1)
+        return outcomes
+
+    def _solve(self, cell: SampleSpec | ReferenceSpec) -> Outcome:
+        if self.store.has(cell.key):
+            return Outcome()
+        started = time.perf_counter()
+        field_ = self._field(cell.flow)
+        if isinstance(cell, ReferenceSpec):
+            solved = reference(cell, field_, self.device)
+            if problem := broken_identity(solved.geometry, cell.flow.path.end_time):
+                raise ArithmeticError(problem)
+            geometry = {name: value for name, value in vars(solved.geometry).items() if isinstance(value, torch.Tensor)}
+            tensors = {**geometry, "trajectories": solved.trajectories, "times": solved.times}
+            info = {"error": solved.geometry.error, "steps": solved.steps, "nfe": solved.nfe}
+        else:
+            sampled = sample(cell, field_, self.device)
+            tensors, info = {"x": sampled.x}, {**asdict(sampled.resources), "steps": sampled.steps}
+        info |= {"device": self.device, "took": time.perf_counter() - started}
+        self.store.write(cell.key, cell.identity(), info, tensors)
+        return Outcome()
+
+    def _measure(self, spec: MeasureSpec) -> Estimate:
+        info, geometry, steps = _geometry(self.store, spec.reference.key)
+        if isinstance(spec.cell, ReferenceSpec):
+            generated, resources = geometry.z1, Resources(info["nfe"], (info["took"],), None)
+        else:
+            artefact = _sampled(self.store, spec.cell.key)
+            generated = artefact.tensors["x"]
+            facts = artefact.info
+            resources = Resources(facts["nfe"], tuple(facts["seconds"]), facts["peak_memory_mb"])
+        return spec.metric.measure(
+            evidence(spec.cell, generated, geometry, resources, self._field(spec.cell.flow), steps)
+        )
+
+    def _measured(self, spec: MeasureSpec | FloorSpec, measure: Callable[[], Estimate]) -> Outcome:
+        started = time.perf_counter()
+
+        def attempt() -> Outcome:
+            estimate = measure()
+            return Outcome(value=estimate.value, stderr=estimate.stderr, n=estimate.n)
+
+        result = self._attempt(attempt)
+        facts = {"seconds": time.perf_counter() - started, "device": self.device}
+        if isinstance(spec, MeasureSpec):
+            info = self.store.info(spec.cell.key) or {}
+            facts |= {"nfe": info.get("nfe"), "steps": round(info["steps"]) if "steps" in info else None}
+        result = Outcome(**{**asdict(result), **facts})
+        if result.status in ("ok", "skipped"):
+            self.store.write(
+                spec.key, spec.identity(), {name: v for name, v in asdict(result).items() if name != "trace"}
+            )
+        return result
+
+    def _field(self, flow: FlowSpec) -> Field:
+        return _field(self.store, flow.key, self.device, _Hashable(flow))
+
+    def _attempt(self, work: Callable[[], Outcome]) -> Outcome:
+        try:
+            return work()
+        except WriteError:
+            raise
+        except Exception as error:
+            return _failure(error)
+
+
+def _failure(error: Exception) -> Outcome:
+    """An exception as a row: every planned cell yields one."""
+    status = {Skip: "skipped", Diverged: "diverged", BudgetExceeded: "timeout"}.get(type(error), "failed")
+    reason = str(error) if status != "failed" else f"{type(error).__name__}: {error}"
+    trace = "".join(traceback.format_exception(error)) if status == "failed" else None
+    return Outcome(status=status, reason=" ".join(reason.split()), trace=trace)
+
+
+class _Hashable:
+    """A specification as a cache argument: equal when its key is."""
+
+    def __init__(self, spec: Spec):
+        self.spec = spec
+
+    def __hash__(self) -> int:
+        return hash(self.spec.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashable) and other.spec.key == self.spec.key
+
+
+# A worker does the cells of one flow one after the other: what they share is read once.
+@lru_cache(maxsize=4)
+def _field(store: Store, key: str, device: str, flow: _Hashable) -> Field:
+    assert isinstance(flow.spec, FlowSpec)
+    weights = store.read(key).tensors if flow.spec.model.trained else None
+    return velocity_field(flow.spec, weights, device)
+
+
+@lru_cache(maxsize=4)
+def _geometry(store: Store, key: str) -> tuple[dict, Geometry, int]:  # type: ignore[type-arg]
+    artefact = store.read(key)
+    tensors = {
+        name: artefact.tensors[name] for name in ("z0", "z1", "start_velocity", "energy", "straightness", "length")
+    }
+    return artefact.info, Geometry(**tensors, error=artefact.info["error"]), artefact.info["steps"]
+
+
+@lru_cache(maxsize=2)
+def _sampled(store: Store, key: str):  # type: ignore[no-untyped-def]
+    return store.read(key)

@@ -1,0 +1,28 @@
+"""The mathematics: paths, couplings, velocities, oracles. No input or output."""
+
+from __future__ import annotations
+
+from ..registry import Registry
+from .couplings import Coupling
+from .paths import Path
+
+PATHS: Registry[Path] = Registry(
+    "path",
+    {
+        "rectified": "fmbench.flow.paths:Rectified",
+        "fm-ot": "fmbench.flow.paths:FMOT",
+        "vp-cosine": "fmbench.flow.paths:VPCosine",
+        "vp-linear": "fmbench.flow.paths:VPLinear",
+        "ve": "fmbench.flow.paths:VE",
+    },
+)
+
+COUPLINGS: Registry[Coupling] = Registry(
+    "coupling",
+    {
+        "independent": "fmbench.flow.couplings:Independent",
+        "minibatch-ot": "fmbench.flow.couplings:MinibatchOT",
+    },
+)
+
+__all__ = ["COUPLINGS", "PATHS", "Coupling", "Path"]

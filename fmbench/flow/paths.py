@@ -1,0 +1,172 @@
+"""Affine Gaussian paths x_t = α_t x1 + σ_t x0 (math.md, section 1). Time runs from the source at 0 to the data at 1.
+
+A path is its schedule: four functions of time in one record. All else (interpolation, targets, preconditioning) follows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from ..registry import Component
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """α, σ and their time derivatives at some times; each has the shape of t."""
+
+    alpha: Tensor
+    sigma: Tensor
+    d_alpha: Tensor
+    d_sigma: Tensor
+
+
+@dataclass(frozen=True)
+class Preconditioning:
+    """v(t, x) = c_skip x + c_out F(c_in x, t): the network F sees inputs and learns targets of unit variance.
+
+    For independent x0, x1 with variances 1 and s², c_skip is the least-squares coefficient of v on x, so the residual's
+    variance c_out² = s² (α̇ σ − α σ̇)² / (α² s² + σ²) is the least possible. On `ve` this is Karras 2022, Table 1 (EDM).
+    """
+
+    c_in: Tensor
+    c_skip: Tensor
+    c_out: Tensor
+
+
+class Path(Component):
+    """Base of the affine paths. Implement `schedule`; set the class constants where the defaults do not hold."""
+
+    end_time: ClassVar[float] = 1.0  # integration ends here; below 1 where σ̇ diverges at 1
+    preconditioned: ClassVar[bool] = False  # the plain velocity is too badly scaled to be learned directly
+    method: ClassVar[str]  # the literature's name, with independent coupling
+
+    def schedule(self, t: Tensor) -> Schedule:
+        """The path at times t of any shape."""
+        raise NotImplementedError
+
+    def point(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t and its velocity u_t = α̇ x1 + σ̇ x0.
+
+        Args:
+            x0, x1: `(B, *shape)`. t: `()` or `(B,)`.
+        """
+        s = self.schedule(column(t, x1))
+        return s.alpha * x1 + s.sigma * x0, s.d_alpha * x1 + s.d_sigma * x0
+
+    def starts_at_source(self) -> bool:
+        """Whether the state at t = 0 is x0 itself: α_0 = 0 and σ_0 = 1."""
+        s = self.schedule(torch.zeros((), dtype=torch.float64))
+        return s.alpha.item() == 0 and s.sigma.item() == 1
+
+    def start(self, x0: Tensor) -> Tensor:
+        """The state from which sampling starts: σ_0 x0. The data's part α_0 x1 is dropped (the prior mismatch)."""
+        return self.schedule(torch.zeros((), dtype=x0.dtype, device=x0.device)).sigma * x0
+
+    def preconditioning(self, t: Tensor, data_std: float) -> Preconditioning:
+        """Coefficients at times t for data of standard deviation `data_std` and a source of unit variance."""
+        s = self.schedule(t)
+        variance = (s.alpha * data_std) ** 2 + s.sigma**2
+        return Preconditioning(
+            c_in=variance.rsqrt(),
+            c_skip=(s.d_alpha * s.alpha * data_std**2 + s.d_sigma * s.sigma) / variance,
+            c_out=(s.d_alpha * s.sigma - s.alpha * s.d_sigma).abs() * data_std * variance.rsqrt(),
+        )
+
+    def warp(self, u: Tensor) -> Tensor:
+        """Times of a reference grid from uniform u in [0, 1]: crowded where the field varies fastest."""
+        return u * self.end_time
+
+
+class Rectified(Path):
+    """Straight lines, α = t, σ = 1 − t (Liu 2022, eq. 1; Lipman 2023 with σ_min = 0)."""
+
+    name = "rectified"
+    method = "RF"
+
+    def schedule(self, t: Tensor) -> Schedule:
+        one = torch.ones_like(t)
+        return Schedule(t, 1 - t, one, -one)
+
+
+class FMOT(Path):
+    """The conditional optimal-transport path, α = t, σ = 1 − (1 − σ_min) t (Lipman 2023, eq. 20)."""
+
+    name = "fm-ot"
+    method = "FM-OT"
+    sigma_min: float = Field(1e-5, ge=0, lt=1)
+
+    def schedule(self, t: Tensor) -> Schedule:
+        one = torch.ones_like(t)
+        slope = 1 - self.sigma_min
+        return Schedule(t, 1 - slope * t, one, -slope * one)
+
+
+class VPCosine(Path):
+    """Variance preserving on a quarter circle, α = sin(πt/2), σ = cos(πt/2) (trigonometric interpolant)."""
+
+    name = "vp-cosine"
+    method = "VP-cosine"
+
+    def schedule(self, t: Tensor) -> Schedule:
+        w = math.pi / 2
+        sin, cos = torch.sin(w * t), torch.cos(w * t)
+        return Schedule(sin, cos, w * cos, -w * sin)
+
+
+class VPLinear(Path):
+    """The VP diffusion path, α = exp(−½B(1 − t)), B(s) = β_min s + ½ s²(β_max − β_min), σ² = 1 − α² (Song 2021; Ho 2020).
+
+    σ̇ diverges at t = 1, so integration ends at 1 − 1e-5.
+    """
+
+    name = "vp-linear"
+    method = "VP"
+    end_time = 1 - 1e-5
+    preconditioned = True
+    beta_min: float = Field(0.1, gt=0)
+    beta_max: float = Field(20.0, gt=0)
+
+    def schedule(self, t: Tensor) -> Schedule:
+        s = 1 - t
+        integral = self.beta_min * s + 0.5 * s**2 * (self.beta_max - self.beta_min)
+        beta = self.beta_min + s * (self.beta_max - self.beta_min)
+        alpha = torch.exp(-0.5 * integral)
+        sigma = torch.sqrt(-torch.expm1(-integral))  # expm1: 1 − α² loses all digits near t = 1
+        d_alpha = 0.5 * beta * alpha
+        return Schedule(alpha, sigma, d_alpha, -alpha * d_alpha / sigma)
+
+    def warp(self, u: Tensor) -> Tensor:
+        # v grows like (1 − t)^−½ towards the data; equal steps of √(1 − t) make it smooth.
+        return self.end_time * (1 - (1 - u) ** 2)
+
+
+class VE(Path):
+    """The VE diffusion path, α = 1, σ = σ_min (σ_max/σ_min)^(1−t) (Song 2021; Lipman 2023, eq. 16)."""
+
+    name = "ve"
+    method = "VE"
+    preconditioned = True
+    sigma_min: float = Field(0.01, gt=0)
+    sigma_max: float = Field(50.0, gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> VE:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min = {self.sigma_min:g} must be below sigma_max = {self.sigma_max:g}")
+        return self
+
+    def schedule(self, t: Tensor) -> Schedule:
+        rate = math.log(self.sigma_max / self.sigma_min)
+        sigma = self.sigma_min * torch.exp(rate * (1 - t))
+        return Schedule(torch.ones_like(t), sigma, torch.zeros_like(t), -rate * sigma)
+
+
+def column(t: Tensor, x: Tensor) -> Tensor:
+    """t `()` or `(B,)` shaped to broadcast against x `(B, *shape)`."""
+    return t if t.dim() == 0 else t.reshape(-1, *[1] * (x.dim() - 1))

@@ -1,0 +1,158 @@
+"""What a metric is, and everything that a metric may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from ..data.base import Data, Split
+from ..errors import Skip
+from ..registry import Component
+from ..statistics import Estimate, mean
+
+Field = Callable[[Tensor, Tensor], Tensor]  # v(t, x), t () float64
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One fine reference solve of a flow, from which every geometric metric is read (never solved again).
+
+    Batches first, one entry a sample; `z0` is the state at t = 0, `z1` at the flow's end time.
+    """
+
+    z0: Tensor  # (n, *shape)
+    z1: Tensor  # (n, *shape)
+    start_velocity: Tensor  # (n, *shape): v(0, z0)
+    energy: Tensor  # (n,) float64: ∫‖v(t, Z_t)‖² dt
+    straightness: Tensor  # (n,) float64: ∫‖(Z1 − Z0) − v(t, Z_t)‖² dt
+    length: Tensor  # (n,) float64: ∫‖v(t, Z_t)‖ dt
+    error: float  # √(E‖Z1 − Z1 with half the steps‖² / D), the solve's own error
+
+    @property
+    def displacement(self) -> Tensor:
+        """Z1 − Z0 `(n, D)`, float64."""
+        return (self.z1.double() - self.z0.double()).flatten(1)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a solve cost."""
+
+    nfe: float  # network calls per sample
+    seconds: tuple[float, ...]  # wall seconds of each timed repetition
+    peak_memory_mb: float | None  # None where the platform cannot tell
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known of one cell: a flow sampled by one solver. What a cell lacks is None."""
+
+    data: Data
+    generated: Tensor  # (n, *shape)
+    geometry: Geometry  # of the flow; its first n samples start from the same z0 as `generated`
+    resources: Resources
+    velocity: Field | None = None  # v(t, x) of the flow, float32, differentiable in x
+    source_log_density: Callable[[Tensor], Tensor] | None = None  # of the state at t = 0
+    end_time: float = 1.0  # the flow is integrated over [0, end_time]
+    reference_steps: int = 100  # fixed RK4 steps that make the reference solve accurate
+    reference_grid: Callable[[int], Tensor] | None = None  # steps to times `(steps + 1,)`; equal steps when None
+    seed: int = 0  # of the evaluation: names the stream of held-out draws
+
+
+class Metric(Component):
+    """Base of all metrics. A plug-in derives from `TwoSampleMetric` or `PerSampleMetric` below, or from this.
+
+    `scope` says what the value belongs to: `samples` (every solver and budget) or `flow` (once, solver = reference).
+    """
+
+    unit: ClassVar[str]
+    higher_is_better: ClassVar[bool | None] = False
+    scope: ClassVar[Literal["samples", "flow"]]
+    source: ClassVar[str]  # paper and equation
+
+    def label(self) -> str:
+        """The name with its parameters, less n: the table has a column for that."""
+        fields = type(self).model_fields
+        plain = self.model_copy(update={"n": fields["n"].default}) if "n" in fields else self
+        return Component.label(plain)
+
+    def measure(self, evidence: Evidence) -> Estimate:
+        """The value with its standard error and n.
+
+        Raises:
+            Skip: the metric makes no sense for this cell; the reason becomes the row's.
+        """
+        raise NotImplementedError
+
+    def floor(self, data: Data, n: int, seed: int) -> Estimate | None:
+        """The same metric between independent draws of real data; None where that means nothing."""
+        return None
+
+    def has_floor(self, data: Data) -> bool:
+        """Whether `floor` means something on this data set: known without computing it."""
+        return False
+
+
+class TwoSampleMetric(Metric):
+    """A distance between generated samples and real ones. Implement `distance`.
+
+    `n` is taken from both sides (when None: all generated samples, up to `most`); a finite split with fewer gives all.
+    """
+
+    scope = "samples"
+    against: ClassVar[Split] = "test"
+    most: ClassVar[int | None] = None  # what a default n is held to, where time grows fast
+    n: PositiveInt | None = None
+
+    def has_floor(self, data: Data) -> bool:
+        return True
+
+    def distance(self, x: Tensor, y: Tensor) -> Estimate:
+        """x `(n, D)` generated, y `(m, D)` real, float64."""
+        raise NotImplementedError
+
+    def real(self, data: Data, split: Split, n: int, seed: int) -> Tensor:
+        """The real samples `(m, *shape)` of one side."""
+        return take_up_to(data, split, n, seed)
+
+    def measure(self, evidence: Evidence) -> Estimate:
+        x = evidence.generated
+        if self.n is not None and self.n > len(x):
+            raise Skip(f"n = {self.n} samples asked for, {len(x)} generated: raise sample.n or lower the metric's n")
+        x = x[: self.n or self.most]
+        return self.distance(_flat(x), _flat(self.real(evidence.data, self.against, len(x), evidence.seed)))
+
+    def floor(self, data: Data, n: int, seed: int) -> Estimate | None:
+        """Train against test, n samples a side, one pair of draws; `against` names the side that stays real."""
+        n = self.n or min(n, self.most or n)
+        splits: tuple[Split, Split] = ("train", "test") if self.against == "test" else ("test", "train")
+        x, y = (_flat(self.real(data, split, n, seed)) for split in splits)
+        return self.distance(x, y)
+
+
+class PerSampleMetric(Metric):
+    """The mean of one number per sample of the reference solve. Implement `per_sample`."""
+
+    scope = "flow"
+
+    def per_sample(self, geometry: Geometry) -> Tensor:
+        """`(n,)` float64."""
+        raise NotImplementedError
+
+    def measure(self, evidence: Evidence) -> Estimate:
+        return mean(self.per_sample(evidence.geometry))
+
+
+def take_up_to(data: Data, split: Split, n: int, seed: int) -> Tensor:
+    """n samples of a split, or all of a finite split that holds fewer."""
+    size = data.size(split)
+    return data.take(split, n if size is None or size >= n else None, seed)
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.flatten(1).to("cpu", torch.float64)

@@ -1,0 +1,83 @@
+"""What sampling costs, and what the solver alone gets wrong."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+
+from ..errors import Skip
+from ..statistics import Estimate, mean, root
+from .base import Evidence, Metric
+
+
+class SolverError(Metric):
+    """√(E‖Z1 of the solver − Z1 of the reference‖² / D), same model, same z0: discretisation alone."""
+
+    name = "solver_error"
+    unit = "data units"
+    scope = "samples"
+    source = "math.md, section 6"
+
+    def measure(self, evidence: Evidence) -> Estimate:
+        n = min(len(evidence.generated), len(evidence.geometry.z1))
+        gap = evidence.generated[:n].double() - evidence.geometry.z1[:n].double()
+        return root(mean(gap.flatten(1).square().mean(1)))
+
+
+class NFE(Metric):
+    """Calls of the network per sample, counted at the network. A count, not an estimate: its standard error is 0."""
+
+    name = "nfe"
+    unit = "calls"
+    scope = "samples"
+    source = "counted by the velocity wrapper"
+
+    def measure(self, evidence: Evidence) -> Estimate:
+        return Estimate(evidence.resources.nfe, 0.0, len(evidence.generated))
+
+
+class Seconds(Metric):
+    """Wall seconds to make all the samples: the mean over timed repetitions, after warm-up."""
+
+    name = "seconds"
+    unit = "s"
+    scope = "samples"
+    source = "wall clock"
+
+    def measure(self, evidence: Evidence) -> Estimate:
+        timed = mean(torch.tensor(evidence.resources.seconds, dtype=torch.float64))
+        return Estimate(timed.value, timed.stderr, len(evidence.generated))
+
+
+class SamplesPerSecond(Metric):
+    """Samples over the mean wall seconds of `seconds`; the same relative standard error."""
+
+    name = "samples_per_second"
+    unit = "samples/s"
+    higher_is_better: ClassVar = True
+    scope = "samples"
+    source = "wall clock"
+
+    def measure(self, evidence: Evidence) -> Estimate:
+        n = len(evidence.generated)
+        timed = mean(torch.tensor(evidence.resources.seconds, dtype=torch.float64))
+        if timed.value <= 0:
+            raise Skip("sampling took no time that the clock can see: draw more samples")
+        return Estimate(n / timed.value, n / timed.value**2 * timed.stderr, n)
+
+
+class PeakMemory(Metric):
+    """Peak memory of the sampling, in MiB: one observation, so its standard error is unknown (infinite)."""
+
+    name = "peak_memory_mb"
+    unit = "MiB"
+    scope = "samples"
+    source = "the allocator's or the operating system's record"
+
+    def measure(self, evidence: Evidence) -> Estimate:
+        peak = evidence.resources.peak_memory_mb
+        if peak is None:
+            raise Skip("this platform does not tell the peak memory of a solve")
+        return Estimate(peak, math.inf, len(evidence.generated))

@@ -1,0 +1,17 @@
+"""Networks F(t, x) that learn velocities, and oracles that need no learning."""
+
+from __future__ import annotations
+
+from ..registry import Registry
+from .base import Model, Network
+
+MODELS: Registry[Model] = Registry(
+    "model",
+    {
+        "mlp": "fmbench.models.mlp:MLP",
+        "unet": "fmbench.models.unet:UNet",
+        "oracle": "fmbench.models.oracle:Oracle",
+    },
+)
+
+__all__ = ["MODELS", "Model", "Network"]

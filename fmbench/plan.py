@@ -1,0 +1,244 @@
+"""A suite becomes a plan: every row that the table will have, and the stages behind it. What is shared is planned once."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import UserError, unknown
+from .identity import Spec
+from .stages.flow import FlowSpec, PairsSpec
+from .stages.measure import FloorSpec, MeasureSpec
+from .stages.sample import ReferenceSpec, SampleSpec
+from .stages.train import steps_in_advance
+from .suite import Budget, Suite, Task, label_of, name_of
+
+FLOW_COLUMNS = ("data", "source", "path", "coupling", "prediction", "times", "model", "reflow", "seed", "method")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One planned row: its identity columns, and the specification whose result becomes its value."""
+
+    columns: dict[str, Any]
+    spec: MeasureSpec | FloorSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All planned rows of a suite, in the table's order."""
+
+    suite: Suite
+    cells: list[Cell]
+
+    def flows(self) -> list[FlowSpec]:
+        """Every flow that must exist, each once; a reflow round after the round that its pairs come from."""
+        found: dict[str, FlowSpec] = {}
+        for cell in self.cells:
+            if isinstance(cell.spec, MeasureSpec):
+                for flow in _ancestry(cell.spec.cell.flow):
+                    found.setdefault(flow.key, flow)
+        return list(found.values())
+
+    def pairs(self) -> list[PairsSpec]:
+        """Every set of reflow pairs, each once."""
+        return list({flow.pairs.key: flow.pairs for flow in self.flows() if flow.pairs is not None}.values())
+
+    def references(self) -> list[ReferenceSpec]:
+        """The reference solve of every measured flow."""
+        return list(
+            {c.spec.reference.key: c.spec.reference for c in self.cells if isinstance(c.spec, MeasureSpec)}.values()
+        )
+
+    def samples(self) -> list[SampleSpec]:
+        """Every sampled cell."""
+        specs = [c.spec.cell for c in self.cells if isinstance(c.spec, MeasureSpec)]
+        return list({spec.key: spec for spec in specs if isinstance(spec, SampleSpec)}.values())
+
+    def stages(self) -> list[Spec]:
+        """All stages whose artefacts the run leaves, in an order in which they can be made."""
+        trained = [flow for flow in self.flows() if flow.model.trained]
+        measures = {cell.spec.key: cell.spec for cell in self.cells}
+        return [*trained, *self.pairs(), *self.references(), *self.samples(), *measures.values()]
+
+
+def _ancestry(flow: FlowSpec) -> list[FlowSpec]:
+    return [*(_ancestry(flow.pairs.flow) if flow.pairs else []), flow]
+
+
+def make_plan(suite: Suite, only: Sequence[str] = ()) -> Plan:
+    """The plan of a suite, less what `only` (such as `path=rectified`) leaves out.
+
+    Raises:
+        UserError: a filter names no column, or a value that the suite does not have.
+    """
+    cells = [cell for task in suite.problems() for cell in _task_cells(suite, task)]
+    for rule in only:
+        cells = _filtered(cells, rule)
+    if not cells:
+        raise UserError("nothing is left to run: the filters given with --only exclude every cell")
+    return Plan(suite, cells)
+
+
+def _task_cells(suite: Suite, task: Task) -> list[Cell]:
+    cells = []
+    for flow in _flows(suite, task):
+        columns = flow_columns(flow)
+        settings = suite.sample
+        shared = {"flow": flow, "n": settings.n, "batch": settings.batch, "sample_seed": settings.seed}
+        reference = ReferenceSpec(
+            **shared, tolerance=settings.reference.tolerance, max_steps=settings.reference.max_steps
+        )
+        for metric in suite.metrics:
+            if metric.scope == "flow":
+                spec = MeasureSpec(cell=reference, reference=reference, metric=metric)
+                cells.append(
+                    Cell(
+                        {**columns, "sample_seed": settings.seed, "solver": "reference", "metric": metric.label()}, spec
+                    )
+                )
+        for budget in settings.solvers:
+            sample = SampleSpec(**shared, solver=budget.solver, steps=budget.steps, grid=budget.grid)
+            for metric in suite.metrics:
+                if metric.scope == "samples":
+                    spec = MeasureSpec(cell=sample, reference=reference, metric=metric)
+                    cells.append(
+                        Cell(
+                            {
+                                **columns,
+                                **budget_columns(budget),
+                                "sample_seed": settings.seed,
+                                "metric": metric.label(),
+                            },
+                            spec,
+                        )
+                    )
+    floors = [
+        Cell(
+            {
+                "data": label_of(task.data),
+                "model": "data",
+                "method": "data",
+                "sample_seed": suite.sample.seed,
+                "metric": metric.label(),
+            },
+            FloorSpec(data=task.data, metric=metric, n=suite.sample.n, sample_seed=suite.sample.seed),
+        )
+        for metric in suite.metrics
+        if metric.has_floor(task.data)
+    ]
+    return cells + floors
+
+
+def _flows(suite: Suite, task: Task) -> list[FlowSpec]:
+    axes = suite.flow
+    flows = []
+    for path, coupling, prediction, times, model, reflow, seed in itertools.product(
+        axes.path, axes.coupling, axes.prediction, axes.times, axes.model, axes.reflow, axes.seed
+    ):
+        values = {
+            "path": path, "coupling": coupling, "prediction": prediction, "times": times,
+            "model": model, "reflow": reflow, "seed": seed,
+        }  # fmt: skip
+        if any(_matches(rule, values) for rule in axes.exclude):
+            continue
+        values.pop("reflow")
+        flow = FlowSpec(data=task.data, source=task.source, train=suite.train, **values)
+        for round_ in range(1, reflow + 1):
+            pairs = PairsSpec(flow=flow, n=suite.pairs.n, solver=suite.pairs.solver)
+            flow = FlowSpec(data=task.data, source=task.source, train=suite.train, reflow=round_, pairs=pairs, **values)
+        _check(flow)
+        flows.append(flow)
+    if not flows:
+        raise UserError("flow.exclude excludes every flow of the suite: leave at least one")
+    return flows
+
+
+def _check(flow: FlowSpec) -> None:
+    """What no key alone can tell: whether the parts of a flow fit together."""
+    flow.model.check(flow.path, flow.coupling, flow.source, flow.data)
+    if flow.model.trained:
+        steps_in_advance(flow.train.batch, math.prod(flow.data.shape), flow.coupling)
+    elif flow.reflow:
+        raise UserError(
+            f"flow.reflow = {flow.reflow}: model '{flow.model.name}' is not trained, so there is nothing to rectify"
+        )
+    if flow.reflow and not flow.path.starts_at_source():
+        raise UserError(
+            f"flow.reflow = {flow.reflow}: path '{flow.path.label()}' does not start at its source. Use 'rectified'."
+        )
+
+
+def _matches(rule: dict[str, Any], values: dict[str, Any]) -> bool:
+    return all(
+        {label_of(values[axis]), name_of(values[axis])}
+        & {str(v) for v in (named if isinstance(named, list) else [named])}
+        for axis, named in rule.items()
+    )
+
+
+def flow_columns(flow: FlowSpec) -> dict[str, Any]:
+    """The identity columns of a flow."""
+    columns = {name: label_of(getattr(flow, name)) for name in FLOW_COLUMNS if name != "method"}
+    return {**columns, "reflow": flow.reflow, "seed": flow.seed, "distilled": 0, "method": method_of(flow)}
+
+
+def budget_columns(budget: Budget) -> dict[str, Any]:
+    """The columns that a budget fixes before anything is run."""
+    parameters = budget.solver.parameters()
+    return {
+        "solver": budget.solver.name,
+        "grid": None if budget.grid is None else label_of(budget.grid),
+        "steps": budget.steps,
+        "nfe": None if budget.steps is None else float(budget.steps * budget.solver.calls_per_step),
+        "rtol": parameters.get("rtol"),
+        "atol": parameters.get("atol"),
+    }
+
+
+def method_of(flow: FlowSpec) -> str:
+    """The literature's name of a combination: RF, FM-OT, VP, VE; OT-CFM and I-CFM of Tong 2024; k-RF after Liu 2022."""
+    coupling = flow.coupling.name
+    if flow.path.name == "rectified" and coupling == "minibatch-ot":
+        name = "OT-CFM"
+    elif flow.path.name == "rectified" and coupling == "independent" and flow.source.name != "normal":
+        name = "I-CFM"
+    else:
+        name = flow.path.method + ("" if coupling == "independent" else f"+{coupling}")
+    if flow.reflow:
+        return f"{flow.reflow + 1}-RF" if name == "RF" else f"{name}, {flow.reflow + 1}-rectified"
+    return name
+
+
+def _filtered(cells: list[Cell], rule: str) -> list[Cell]:
+    column, equals, text = rule.partition("=")
+    column = column.strip()
+    columns = [*FLOW_COLUMNS, "solver", "metric", "nfe"]
+    if not equals:
+        raise UserError(f"--only '{rule}': write column=value, such as path=rectified")
+    if column not in columns:
+        raise unknown("column", column, columns)
+    wanted = {value.strip() for value in text.split(",")}
+    have: set[str] = set()
+    kept = []
+    for cell in cells:
+        value = cell.columns.get(column)
+        names = {_text(value), _text(value).partition("[")[0]}
+        have.add(_text(value))
+        # Floors and values of the flow itself have no solver to be filtered by: they stay with what they explain.
+        inapplicable = value is None or (
+            column in ("solver", "nfe") and cell.columns.get("solver") in (None, "reference")
+        )
+        if inapplicable or names & wanted:
+            kept.append(cell)
+    for value in wanted:
+        if value not in have | {name.partition("[")[0] for name in have}:
+            raise unknown(f"{column} in this suite", value, have - {""})
+    return kept
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

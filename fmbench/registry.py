@@ -1,0 +1,137 @@
+"""Components (paths, couplings, solvers, metrics, models, data sets) and the registries that find them by name.
+
+A component is a frozen, validated record: its fields are its parameters, its class carries its code. So the same
+object is what a suite file says, what a table prints (`label`) and what a cache key names (`identity`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .errors import UserError, unknown
+
+
+class Component(BaseModel):
+    """Base of everything that a suite names. Subclass it, set `name`, declare parameters as annotated fields.
+
+    Every field shapes the result and therefore the cache key; raise `version` when the code changes the result.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    def parameters(self) -> dict[str, Any]:
+        """All parameters as plain JSON values."""
+        return self.model_dump(mode="json")
+
+    def label(self) -> str:
+        """The name with the parameters that differ from their defaults, sorted: `fm-ot[sigma_min=0.1]`."""
+        plain = {field: info.get_default(call_default_factory=True) for field, info in type(self).model_fields.items()}
+        shown = [
+            f"{key}={_show(value)}"
+            for key, value in sorted(self.parameters().items())
+            if getattr(self, key) != plain[key]
+        ]
+        return f"{self.name}[{','.join(shown)}]" if shown else self.name
+
+    def identity(self) -> dict[str, Any]:
+        """What a cache key must know of this component."""
+        return {"name": self.name, "version": self.version, **self.parameters()}
+
+    def spec(self) -> dict[str, Any]:
+        """The suite-file form, from which `Registry.build` makes an equal component."""
+        return {"name": self.name, **self.parameters()}
+
+
+def _show(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")
+
+
+T = TypeVar("T", bound=Component)
+
+
+class Registry(Generic[T]):
+    """Names of one kind of component. Built-in ones are imported when first asked for.
+
+    Args:
+        kind: singular, as messages say it ("path").
+        builtin: name to `module:Class`.
+    Packages add theirs through the entry-point group `fmbench.<kind>s`; files named by `--plugin` use `@REGISTRY.register`.
+    """
+
+    def __init__(self, kind: str, builtin: dict[str, str]):
+        self.kind = kind
+        self._where: dict[str, str] = dict(builtin)
+        self._loaded: dict[str, type[T]] = {}
+        self._entry_points_read = False
+
+    def register(self, component: type[T]) -> type[T]:
+        """Class decorator. A name that is taken is an error naming both owners."""
+        name, place = component.name, f"{component.__module__}:{component.__qualname__}"
+        if self._where.get(name, place) != place:
+            raise UserError(f"{self.kind} '{name}' is registered twice: by {self._where[name]} and by {place}")
+        self._where[name] = place
+        self._loaded[name] = component
+        return component
+
+    def names(self) -> list[str]:
+        self._read_entry_points()
+        return sorted(self._where)
+
+    def get(self, name: str) -> type[T]:
+        """The class of that name, or `UserError` with the nearest match."""
+        self._read_entry_points()
+        if name not in self._where:
+            raise unknown(self.kind, name, self._where, remedy=f"See `fmbench list {self.kind}s`.")
+        if name not in self._loaded:
+            module, _, attribute = self._where[name].partition(":")
+            self._loaded[name] = getattr(importlib.import_module(module), attribute)
+        return self._loaded[name]
+
+    def build(self, value: Any) -> T:
+        """A component from a name, a mapping `{name: …, parameters…}` or a component itself."""
+        if isinstance(value, Component):
+            return value  # type: ignore[return-value]
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            raise UserError(
+                f"{value!r} is no {self.kind}: write a name or a mapping with a name. Valid: {', '.join(self.names())}."
+            )
+        cls = self.get(value["name"])
+        try:
+            return cls(**{key: item for key, item in value.items() if key != "name"})
+        except ValidationError as error:
+            raise UserError(f"{self.kind} '{cls.name}': {describe(error, cls.model_fields)}") from None
+
+    def _read_entry_points(self) -> None:
+        if self._entry_points_read:
+            return
+        self._entry_points_read = True
+        for point in entry_points(group=f"fmbench.{self.kind.replace(' ', '_')}s"):
+            if self._where.get(point.name, point.value) != point.value:
+                raise UserError(
+                    f"{self.kind} '{point.name}' is registered twice: by {self._where[point.name]} and by {point.value}"
+                )
+            self._where[point.name] = point.value
+
+
+def describe(error: ValidationError, valid_keys: Any, *, rename: Callable[[str], str] = str) -> str:
+    """pydantic's findings as our sentences: the key's path, the value, what is valid."""
+    lines = []
+    for item in error.errors(include_url=False):
+        place = rename(".".join(str(part) for part in item["loc"]))
+        if item["type"] == "extra_forbidden":
+            lines.append(str(unknown("key", place.rpartition(".")[2], valid_keys)))
+        elif item["type"] == "missing":
+            lines.append(f"key '{place}' is missing")
+        else:
+            lines.append(f"{place} = {item['input']!r}: {item['msg'].removeprefix('Value error, ')}")
+    return "; ".join(lines)

@@ -1,0 +1,31 @@
+"""Reports: what was measured, as a page, as tables for a paper or a README, as charts; and two results compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import UserError, unknown
+from ..results import Results
+
+FORMATS = ("html", "md", "latex", "csv")
+
+__all__ = ["FORMATS", "render"]
+
+
+def render(results: Sequence[Results], format: str = "html") -> str:
+    """One report over one or several results.
+
+    Raises:
+        UserError: no such format, or no results.
+    """
+    if format not in FORMATS:
+        raise unknown("report format", format, FORMATS)
+    if not results:
+        raise UserError("no results to report: name at least one folder that `fmbench run --out` made")
+    if format == "html":
+        from .page import render_page  # Altair takes a second to import: only the page waits for it
+
+        return render_page(results)
+    from . import tables
+
+    return {"md": tables.markdown, "latex": tables.latex, "csv": tables.comma_separated}[format](results)

@@ -1,0 +1,225 @@
+"""Two results, cell by cell: better, worse, no significant difference, or not comparable and why.
+
+One test for every cell, on the difference b − a of the means over seeds. Its variance has two parts, as in
+`statistics.combine`: what new training seeds would change (the spread between seeds, over K seeds) and what new
+samples would change (the mean squared standard error, not divided by K, for seeds share their samples). Where both
+sides have the same seeds the spread is that of the differences seed by seed, else of each side alone. Few seeds
+estimate a spread badly, so the statistic is held against Student's t with Welch and Satterthwaite's degrees of
+freedom, not against the normal: K − 1 when the seeds dominate, infinitely many when the samples do. p-values are
+corrected by Holm over all cells tested.
+
+With one seed a side only the samples' part is known: the verdict is then about these two trained flows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from scipy.special import stdtr, stdtrit
+
+from ..errors import UserError
+from ..results import Results
+from ..statistics import holm
+from ..table import FLOOR, cell_key, flow_labels, records, sampler_labels
+
+BETTER, WORSE, SAME, INCOMPARABLE = "better", "worse", "no significant difference", "not comparable"
+MACHINE = {"seconds", "samples_per_second", "peak_memory_mb"}  # metrics that measure the machine too
+
+COLUMNS: dict[str, str] = {
+    **dict.fromkeys(["data", "source", "flow", "sampler"], "string"),
+    "nfe": "float64",
+    **dict.fromkeys(["metric", "unit"], "string"),
+    **dict.fromkeys(["a", "b", "difference", "low", "high", "p_value"], "float64"),
+    **dict.fromkeys(["seeds_a", "seeds_b"], "Int64"),
+    **dict.fromkeys(["verdict", "reason"], "string"),
+    "broke": "bool",
+}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """b − a, its standard error and the degrees of freedom behind it."""
+
+    value: float
+    stderr: float
+    freedom: float
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided; an exact difference (no error at all) is certain."""
+        if self.stderr == 0:
+            return 1.0 if self.value == 0 else 0.0
+        return float(2 * stdtr(self.freedom, -abs(self.value) / self.stderr))
+
+    def interval(self, level: float) -> tuple[float, float]:
+        half = self.stderr * float(stdtrit(min(self.freedom, 1e9), 0.5 + level / 2)) if self.stderr else 0.0
+        return self.value - half, self.value + half
+
+
+def compare(a: Results, b: Results, alpha: float = 0.05) -> pd.DataFrame:
+    """What b does against a, one row per cell of either (a cell: all but suite, seeds, device), floors left out.
+
+    Returns:
+        data, source, flow, sampler, nfe, metric, unit · a, b: means over seeds · difference: b − a with its interval
+        (low, high) at 1 − alpha, uncorrected · p_value: corrected by Holm · seeds_a, seeds_b · verdict on b, at
+        alpha · reason · broke: a has a value where b failed.
+
+    Raises:
+        UserError: alpha is no probability, or the two share no cell.
+    """
+    if not 0 < alpha < 1:
+        raise UserError(f"alpha = {alpha}: it is a chance of error, between 0 and 1, as 0.05")
+    sides = _cells(a, b)
+    keys = list(dict.fromkeys([*sides[0], *sides[1]]))
+    if not set(sides[0]) & set(sides[1]):
+        raise UserError(
+            f"'{a.name}' and '{b.name}' have no cell in common (same data, flow, solver, budget and metric): "
+            "compare two runs of one suite, or of suites that share flows."
+        )
+    lines = [_line(sides[0].get(key, []), sides[1].get(key, []), a, b, alpha) for key in keys]
+    tested = [line for line in lines if line["verdict"] is None]
+    for line, p_value in zip(tested, holm([line["p_value"] for line in tested]), strict=True):
+        good = line["difference"] > 0 if line["higher_is_better"] else line["difference"] < 0
+        line["verdict"] = SAME if p_value > alpha else BETTER if good else WORSE
+        line["p_value"] = p_value
+    columns = {name: pd.Series([line[name] for line in lines], dtype=object) for name in COLUMNS}
+    return pd.DataFrame(columns).astype(dict[Any, Any](COLUMNS))
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """How often each verdict fell, one row per metric, in the table's order."""
+    counts = pd.crosstab(table["metric"], table["verdict"])
+    return counts.reindex(table["metric"].unique()).reindex(columns=[BETTER, WORSE, SAME, INCOMPARABLE], fill_value=0)
+
+
+def regressed(table: pd.DataFrame) -> bool:
+    """Whether anything became worse, or failed where it had not."""
+    return bool((table["verdict"].eq(WORSE) | table["broke"]).any())
+
+
+def _cells(*sides: Results) -> list[dict[tuple[Any, ...], list[Row]]]:
+    """Each side's rows by cell; labels are made over both, so that they mean the same."""
+    tables = [side.table.assign(side=place) for place, side in enumerate(sides)]
+    both = pd.concat(tables, ignore_index=True)
+    both = both.assign(flow=flow_labels(both), sampler=sampler_labels(both))
+    cells: list[dict[tuple[Any, ...], list[Row]]] = [{} for _ in sides]
+    for row in records(both[both["model"].ne(FLOOR).fillna(True)]):
+        cells[row["side"]].setdefault(cell_key({**row, "suite": None}), []).append(row)
+    return cells
+
+
+def _line(rows_a: list[Row], rows_b: list[Row], a: Results, b: Results, alpha: float) -> Row:
+    """A row of `compare`; its verdict is left open (None) where the test decides."""
+    any_row = (rows_a or rows_b)[0]
+    good_a, good_b = ([row for row in rows if row["status"] == "ok"] for rows in (rows_a, rows_b))
+    known = [row for row in (*rows_a, *rows_b) if row["unit"] is not None]
+    line: Row = {name: any_row.get(name) for name in ("data", "source", "flow", "sampler", "nfe", "metric")}
+    line |= dict.fromkeys(["difference", "low", "high", "p_value"], math.nan)
+    line |= {
+        "unit": known[0]["unit"] if known else None,
+        "higher_is_better": next((row["higher_is_better"] for row in known), None),
+        "a": _mean(good_a),
+        "b": _mean(good_b),
+        "seeds_a": len({row["seed"] for row in good_a}),
+        "seeds_b": len({row["seed"] for row in good_b}),
+        "broke": bool(rows_b) and len(good_a) == len(rows_a) > 0 and len(good_b) < len(rows_b),
+        "verdict": INCOMPARABLE,
+        "reason": _obstacle(rows_a, rows_b, a, b),
+    }
+    if line["reason"] is not None:
+        return line
+    difference = _difference(_by_seed(good_a), _by_seed(good_b))
+    low, high = difference.interval(1 - alpha) if math.isfinite(difference.stderr) else (-math.inf, math.inf)
+    line |= {"difference": difference.value, "low": low, "high": high}
+    if not math.isfinite(difference.stderr) and difference.value != 0:
+        return line | {"reason": "uncertainty undefined: no standard error, and fewer than three seeds in common"}
+    p_value = difference.p_value if math.isfinite(difference.stderr) else 1.0
+    if line["higher_is_better"] is None:
+        return line | {"p_value": p_value, "reason": "no direction: the metric is neither better higher nor lower"}
+    notes = ["identical"] if difference.value == 0 else []
+    notes += ["one seed: holds for these trained flows"] if min(line["seeds_a"], line["seeds_b"]) == 1 else []
+    return line | {"p_value": p_value, "verdict": None, "reason": "; ".join(notes) or None}
+
+
+def _obstacle(rows_a: list[Row], rows_b: list[Row], a: Results, b: Results) -> str | None:
+    """Why two cells cannot be compared, or None."""
+    for rows, side in ((rows_a, a), (rows_b, b)):
+        if not rows:
+            return f"missing in {side.name}"
+        if bad := [row for row in rows if row["status"] != "ok"]:
+            return (
+                f"{len(bad)} of {len(rows)} {bad[0]['status']} in {side.name}: {bad[0]['reason'] or 'no reason given'}"
+            )
+        if any(row["value"] is None or not math.isfinite(row["value"]) for row in rows):
+            return f"no finite value in {side.name}"
+    for name in ("unit", "higher_is_better", "n"):
+        values = [sorted({str(row[name]) for row in rows}) for rows in (rows_a, rows_b)]
+        if values[0] != values[1]:
+            return f"{name} differs: {', '.join(values[0])} against {', '.join(values[1])}"
+    scales = [side.manifest.get("data", {}).get(rows_a[0]["data"]) for side in (a, b)]
+    if all(isinstance(scale, dict) for scale in scales) and not _close(*scales):
+        return f"data scale differs: {json.dumps(scales[0])} against {json.dumps(scales[1])}"
+    if str(rows_a[0]["metric"]).partition("[")[0] in MACHINE:
+        hardware = [side.manifest.get("hardware") for side in (a, b)]
+        devices = [sorted({str(row["device"]) for row in rows}) for rows in (rows_a, rows_b)]
+        if None in hardware:
+            return "hardware unknown: a manifest does not name it"
+        if hardware[0] != hardware[1] or devices[0] != devices[1]:
+            return "hardware differs"
+    return None
+
+
+def _difference(a: dict[Any, list[Row]], b: dict[Any, list[Row]]) -> Difference:
+    """b − a from the rows of each seed. Rows are paired where seeds and sample seeds are the same on both sides."""
+    means_a, means_b = ({seed: _mean(rows) for seed, rows in side.items()} for side in (a, b))
+    value = math.fsum(means_b.values()) / len(b) - math.fsum(means_a.values()) / len(a)
+    places = [{(seed, row["sample_seed"]) for seed, rows in side.items() for row in rows} for side in (a, b)]
+    paired = places[0] == places[1]
+    groups = (
+        [[means_b[seed] - means_a[seed] for seed in a]] if paired else [list(means_a.values()), list(means_b.values())]
+    )
+    spreads = [(_variance(group) / len(group), len(group) - 1) for group in groups if len(group) > 1]
+    samples = sum(
+        math.fsum((math.inf if row["stderr"] is None else row["stderr"]) ** 2 for row in rows) / len(rows) / len(side)
+        for side in (a, b)
+        for rows in side.values()
+    )
+    if not math.isfinite(samples) and paired and len(a) >= 3:
+        samples = (
+            0.0  # seeds alone: given the same samples, the seeds' differences are exchangeable when nothing changed
+        )
+    variance = sum(spread for spread, _ in spreads) + samples
+    doubt = sum(spread**2 / freedom for spread, freedom in spreads)
+    return Difference(value, math.sqrt(variance), variance**2 / doubt if doubt > 0 else math.inf)
+
+
+def _by_seed(rows: list[Row]) -> dict[Any, list[Row]]:
+    seeds: dict[Any, list[Row]] = {}
+    for row in rows:
+        seeds.setdefault(row["seed"], []).append(row)
+    return seeds
+
+
+def _mean(rows: Sequence[Row]) -> float:
+    return (
+        math.fsum(math.nan if row["value"] is None else row["value"] for row in rows) / len(rows) if rows else math.nan
+    )
+
+
+def _variance(values: list[float]) -> float:
+    center = math.fsum(values) / len(values)
+    return math.fsum((value - center) ** 2 for value in values) / (len(values) - 1)
+
+
+def _close(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return all(
+        math.isclose(a[key], b[key], rel_tol=1e-6, abs_tol=1e-9) if isinstance(a[key], float) else a[key] == b[key]
+        for key in a.keys() & b.keys()
+    )

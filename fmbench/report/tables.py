@@ -1,0 +1,315 @@
+"""Tables as text: for the terminal, for a README, for a paper. What they show is decided once, in `Grid`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from ..results import Results, interval_text
+from ..statistics import holm
+from ..table import REFERENCE, flow_labels, records, sampler_labels
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value as text; `best` where it is significantly better than every other in its row (Holm, 5 %); a remark."""
+
+    text: str
+    best: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table to be printed: `rows` pairs the index's texts with one cell a column (None: not measured)."""
+
+    title: str
+    index: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[tuple[str, ...], tuple[Cell | None, ...]], ...]
+    floor: str | None = None  # the same metric between two draws of real data
+
+
+def tasks(summary: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The summary cut by data set and source, each part with its name."""
+    parts = summary.groupby(["data", "source"], dropna=False, sort=False)
+    return [(" from ".join(str(x) for x in pd.Series(key).dropna()), part) for key, part in parts]
+
+
+def sampled_metrics(results: Results) -> list[str]:
+    """Metrics that depend on solver and budget: the main one, then the table's order."""
+    solver = results.table["solver"]
+    names = results.table.loc[solver.notna() & solver.ne(REFERENCE), "metric"].dropna().unique()
+    return sorted((str(name) for name in names), key=lambda name: name != results.main_metric)
+
+
+def flow_metrics(results: Results) -> list[str]:
+    """Metrics of the flow itself, in the table's order."""
+    return [str(x) for x in results.table.loc[results.table["solver"] == REFERENCE, "metric"].dropna().unique()]
+
+
+def sampled_grid(summary: pd.DataFrame, metric: str) -> Grid:
+    """One metric of one task: solvers and budgets down, flows across; an adaptive solver's measured calls below it."""
+    rows = records(summary[summary["metric"] == metric])
+    flows = list(dict.fromkeys(row["flow"] for row in rows if row["flow"] != "floor"))
+    lines: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        if row["flow"] != "floor":
+            nfe = "adaptive" if row["rtol"] is not None else "" if row["nfe"] is None else f"{row['nfe']:g}"
+            lines.setdefault((row["sampler"] or "", nfe), {})[row["flow"]] = row
+    solvers = list(dict.fromkeys(sampler for sampler, _ in lines))
+    printed: list[tuple[tuple[str, ...], tuple[Cell | None, ...]]] = []
+    for index, line in sorted(lines.items(), key=lambda item: (solvers.index(item[0][0]), _number(item[0][1]))):
+        printed.append((index, _cells([line.get(flow) for flow in flows])))
+        if index[1] == "adaptive":
+            calls = [line[flow]["nfe"] if flow in line else None for flow in flows]
+            printed.append(((index[0], "its calls"), tuple(None if x is None else Cell(f"{x:.0f}") for x in calls)))
+    floors = [_text(row) for row in rows if row["flow"] == "floor"]
+    return Grid(_title(rows, metric), ("solver", "nfe"), tuple(flows), tuple(printed), floors[0] if floors else None)
+
+
+def headline_grid(summary: pd.DataFrame, metric: str) -> Grid | None:
+    """One metric of one task: budgets down, flows across, each by the fixed-step solver that does best at that budget.
+
+    None for a metric without a direction. The solver is the cell's note.
+    """
+    rows = records(summary[(summary["metric"] == metric) & summary["rtol"].isna() & summary["nfe"].notna()])
+    rows = [row for row in rows if row["solver"] != REFERENCE]
+    higher = next((row["higher_is_better"] for row in rows if row["higher_is_better"] is not None), None)
+    if higher is None:
+        return None
+    flows = list(dict.fromkeys(row["flow"] for row in rows))
+    best: dict[tuple[float, str], Row] = {}
+    for row in rows:
+        place = (row["nfe"], row["flow"])
+        if place not in best or _quality(row, higher) > _quality(best[place], higher):
+            best[place] = row
+    several = len({row["sampler"] for row in rows}) > 1
+    lines = []
+    for nfe in sorted({row["nfe"] for row in rows}):
+        line = [best.get((nfe, flow)) for flow in flows]
+        cells = [
+            replace(cell, note=row["sampler"]) if cell and row and several else cell
+            for cell, row in zip(_cells(line), line, strict=True)
+        ]
+        lines.append(((f"{nfe:g}",), tuple(cells)))
+    floors = records(summary[(summary["metric"] == metric) & (summary["flow"] == "floor")])
+    floor = _text(floors[0]) if floors else None
+    return Grid(_title(rows, metric), ("network calls",), tuple(flows), tuple(lines), floor)
+
+
+def flow_grid(summary: pd.DataFrame) -> Grid:
+    """All metrics of the flows of one task: metrics down, flows across."""
+    rows = records(summary[summary["solver"] == REFERENCE])
+    flows = list(dict.fromkeys(row["flow"] for row in rows))
+    lines: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        lines.setdefault((row["metric"], ""), {})[row["flow"]] = row
+    printed = [
+        (
+            (metric, next((row["unit"] for row in line.values() if row["unit"]), "")),
+            _cells([line.get(f) for f in flows]),
+        )
+        for (metric, _), line in lines.items()
+    ]
+    return Grid("Metrics of the flows themselves", ("metric", "unit"), tuple(flows), tuple(printed))
+
+
+def grids(results: Results) -> list[Grid]:
+    """Every table of the results: sampled metrics, then the flows' own, for each task."""
+    parts = tasks(results.summary())
+    found = []
+    for name, summary in parts:
+        several = f" · {name}" if len(parts) > 1 else ""
+        made = [*(sampled_grid(summary, metric) for metric in sampled_metrics(results)), flow_grid(summary)]
+        found += [replace(grid, title=grid.title + several) for grid in made if grid.rows]
+    return found
+
+
+def failures(results: Results) -> list[Row]:
+    """Every row that is not ok, those with the same flow, solver, status and reason taken together."""
+    rows = results.table.assign(flow=flow_labels(results.table), sampler=sampler_labels(results.table))
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in records(rows[rows["status"].ne("ok").fillna(True)]):
+        groups.setdefault(tuple(row[name] for name in ("flow", "sampler", "status", "reason")), []).append(row)
+
+    def listed(rows: list[Row], name: str) -> str:
+        return ", ".join(
+            dict.fromkeys(f"{x:g}" if isinstance(x, float) else str(x) for row in rows if (x := row[name]) is not None)
+        )
+
+    return [
+        {"flow": flow, "sampler": sampler or "", "status": status or "no status", "reason": reason or "no reason given",
+         "count": len(rows), **{name: listed(rows, name) for name in ("nfe", "seed", "metric")}}
+        for (flow, sampler, status, reason), rows in groups.items()
+    ]  # fmt: skip
+
+
+SHORTEN = re.compile(r"^\(?(\S+) ± [^)†]*?\)?(e-?\d+)?( †)?$")  # drops the interval, keeps exponent and mark
+
+
+def terminal_pivot(results: Results, width: int = 100, metric: str | None = None) -> pd.DataFrame:
+    """The main metric as text for a terminal of `width` characters: solvers and calls down, flows across.
+
+    Intervals are left out when they do not fit; a table that is still too wide is laid out long, one line a value.
+    `attrs["title"]` says metric, unit and direction.
+
+    Raises:
+        UserError: no such metric, or the results are empty.
+    """
+    metric = metric or results.main_metric
+    parts = tasks(results.select(metric=metric).summary())
+    made = [(name, sampled_grid(summary, metric)) for name, summary in parts]
+    flows = list(dict.fromkeys(flow for _, grid in made for flow in grid.columns))
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for name, grid in made:
+        place = (name,) if len(made) > 1 else ()
+        for index, cells in grid.rows:
+            lines[(*place, *index)] = {flow: cell.text for flow, cell in zip(grid.columns, cells, strict=True) if cell}
+        if grid.floor:
+            lines[(*place, "floor", "")] = dict.fromkeys(grid.columns, grid.floor)
+    names = [*(["task"] if len(made) > 1 else []), "solver", "nfe"]
+    table = pd.DataFrame(list(lines.values()), index=pd.MultiIndex.from_tuples(list(lines), names=names), columns=flows)
+    table = table.fillna("")
+    if _width(table) > width:
+        short = {flow: [re.sub(SHORTEN, r"\1\2\3", text) for text in table[flow]] for flow in flows}
+        table = pd.DataFrame(short, index=table.index)
+    if _width(table) > width:
+        long = pd.DataFrame(table.stack(), columns=[metric])
+        table = long[long[metric] != ""]
+    table.attrs = {"title": made[0][1].title if made else metric}
+    return table
+
+
+def markdown(results: Sequence[Results]) -> str:
+    """All tables as GitHub markdown; the significantly best of a row is bold."""
+    parts = []
+    for result in results:
+        parts += [f"## {_md(str(result.suite.get('title') or result.name))}", _md(str(result.suite.get("about") or ""))]
+        for grid in grids(result):
+            lines = [f"### {_md(grid.title)}", "", _md_line([*grid.index, *grid.columns])]
+            lines.append("|" + " --- |" * len(grid.index) + " ---: |" * len(grid.columns))
+            for index, cells in grid.rows:
+                texts = ["" if c is None else f"**{_md(c.text)}**" if c.best else _md(c.text) for c in cells]
+                lines.append("| " + " | ".join([*map(_md, index), *texts]) + " |")
+            parts += ["\n".join(lines), *([f"Floor (real data against real data): {grid.floor}"] if grid.floor else [])]
+        if failed := failures(result):
+            parts.append("### Not ok")
+            parts.append("\n".join(
+                f"- {x['count']} × {x['status']}: {_md(x['flow'])}, {_md(x['sampler'])} at nfe {x['nfe'] or '–'}, "
+                f"{_md(x['metric'])}: {_md(x['reason'])}" for x in failed))  # fmt: skip
+    return "\n\n".join([*filter(None, parts), NOTE]) + "\n"
+
+
+NOTE = (
+    "Mean ± half the 95 % interval, over training seeds and samples. Bold: better than every other of its row "
+    "(Holm at 5 %). †: mean over the seeds that did not fail. ± ?: uncertainty undefined."
+)
+
+
+def latex(results: Sequence[Results]) -> str:
+    """All tables as LaTeX with booktabs, one `table` each; the significantly best of a row is bold."""
+    parts = ["% needs \\usepackage{booktabs}"]
+    for result in results:
+        for grid in grids(result):
+            lines = ["\\begin{table}", "\\centering", f"\\caption{{{_tex(grid.title)}. {_tex(NOTE)}}}"]
+            lines += [f"\\begin{{tabular}}{{{'l' * len(grid.index)}{'r' * len(grid.columns)}}}", "\\toprule"]
+            lines += [" & ".join(map(_tex, [*grid.index, *grid.columns])) + " \\\\", "\\midrule"]
+            before = None
+            for index, cells in grid.rows:
+                if before not in (None, index[0]) and grid.index[0] == "solver":
+                    lines.append("\\addlinespace")
+                before = index[0]
+                texts = ["" if c is None else f"\\textbf{{{_tex(c.text)}}}" if c.best else _tex(c.text) for c in cells]
+                lines.append(" & ".join([*map(_tex, index), *texts]) + " \\\\")
+            if grid.floor:
+                span = len(grid.columns)
+                lines += ["\\midrule", f"floor & & \\multicolumn{{{span}}}{{c}}{{{_tex(grid.floor)}}} \\\\"]
+            parts.append("\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def comma_separated(results: Sequence[Results]) -> str:
+    """The summaries of all results, one line a cell, with the folder's name first."""
+    tables = [result.summary().assign(results=result.name) for result in results]
+    table = pd.concat(tables, ignore_index=True)
+    return table[["results", *tables[0].columns.drop("results")]].to_csv(index=False)
+
+
+def _cells(rows: list[Row | None]) -> tuple[Cell | None, ...]:
+    best = _significantly_best(rows)
+    return tuple(None if row is None else Cell(_text(row), place == best) for place, row in enumerate(rows))
+
+
+def _significantly_best(rows: list[Row | None]) -> int | None:
+    """Which value beats each other one by an unpaired normal test (Holm at 5 %), None where none does.
+
+    Every cell must have a value and a finite standard error: one that is unknown may be the best.
+    """
+    known = [row for row in rows if row is not None]
+    if len(known) < 2 or any(row["mean"] is None or not _finite(row["stderr"]) for row in known):
+        return None
+    higher = known[0]["higher_is_better"]
+    if higher is None:
+        return None
+    places = [place for place, row in enumerate(rows) if row is not None]
+    first, *others = sorted(places, key=lambda place: -rows[place]["mean"] if higher else rows[place]["mean"])  # type: ignore[index]
+    p_values = [_p_value(rows[first], rows[other]) for other in others]  # type: ignore[arg-type]
+    return first if max(holm(p_values)) <= 0.05 else None
+
+
+def _quality(row: Row, higher: bool) -> float:
+    return -math.inf if row["mean"] is None else row["mean"] if higher else -row["mean"]
+
+
+def _p_value(a: Row, b: Row) -> float:
+    gap, error = abs(a["mean"] - b["mean"]), math.hypot(a["stderr"], b["stderr"])
+    return float(gap == 0) if error == 0 else math.erfc(gap / error / math.sqrt(2))
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _text(row: Row) -> str:
+    mean, low, high = (math.nan if row[name] is None else row[name] for name in ("mean", "low", "high"))
+    return interval_text(mean, low, high, row["failures"])
+
+
+def _title(rows: list[Row], metric: str) -> str:
+    known = next((row for row in rows if row["unit"]), None)
+    direction = {True: "higher is better", False: "lower is better"}.get(known["higher_is_better"]) if known else None
+    about = [known["unit"] if known and known["unit"] != "1" else None, direction]
+    return f"{metric} ({', '.join(filter(None, about))})" if any(about) else metric
+
+
+def _number(text: str) -> float:
+    return float(text) if text not in ("", "adaptive") else math.inf
+
+
+def _width(table: pd.DataFrame) -> int:
+    return max(map(len, table.to_string().splitlines()))
+
+
+def _md(text: str) -> str:
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text).replace("\n", " ")
+
+
+def _md_line(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(map(_md, texts)) + " |"
+
+
+TEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
+TEX |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "†": r"$^\dagger$", "²": "$^2$", "→": r"$\to$", "–": "--"}
+TEX |= {"·": r"$\cdot$", "−": "$-$", "<": "$<$", ">": "$>$", "|": "$|$", "…": r"\dots{}"}
+
+
+def _tex(text: str) -> str:
+    return "".join(TEX.get(sign, sign) for sign in text).replace("\n", " ")

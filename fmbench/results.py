@@ -1,0 +1,292 @@
+"""What a run measured: reading it back, averaging over seeds, turning it into a grid."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .errors import UserError, unknown
+from .statistics import Estimate, combine, normal_interval
+from .table import (
+    COLUMNS,
+    DESCRIPTION,
+    FLOOR,
+    IDENTITY,
+    REFERENCE,
+    cell_key,
+    first_line,
+    flow_labels,
+    frame,
+    read_json,
+    read_table,
+    records,
+    sampler_labels,
+)
+
+__all__ = ["COLUMNS", "Picture", "Results", "frame", "interval_text"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Arrays kept for the report: trajectories `(T, m, 2)` at `times` `(T,)`, or samples or data `(m, *shape)`."""
+
+    kind: str  # trajectory | samples | data
+    array: np.ndarray
+    times: np.ndarray | None = None
+    method: str | None = None
+    data: str | None = None
+    solver: str | None = None
+    nfe: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """What one run measured.
+
+    Args:
+        table: one row per measured value, columns as in `COLUMNS`.
+        manifest: how it was made (suite, versions, hardware, …); keys may be missing.
+        directory: where it was read from, None when made in memory.
+        label: how to call it beside others, None for the folder's or the suite's name.
+    """
+
+    table: pd.DataFrame
+    manifest: dict[str, Any] = field(default_factory=dict)
+    directory: Path | None = None
+    label: str | None = None
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Results:
+        """The results in a folder that `fmbench run --out` made.
+
+        Raises:
+            UserError: the folder is no result, or a file in it is damaged.
+        """
+        directory = Path(directory)
+        path = directory / "results.parquet"
+        if not path.is_file():
+            what = "does not exist" if not directory.exists() else "is no result: it has no results.parquet"
+            raise UserError(f"{directory} {what}. Make one with `fmbench run SUITE --out {directory}`.")
+        return cls(read_table(path), read_json(directory / "manifest.json") or {}, directory)
+
+    @property
+    def name(self) -> str:
+        """How to call these results beside others: the label, else the folder's name, else the suite's."""
+        return self.label or (self.directory.resolve().name if self.directory else str(self.suite["suite"]))
+
+    @property
+    def suite(self) -> dict[str, Any]:
+        """The resolved suite, as far as the manifest has it."""
+        suite = self.manifest.get("suite")
+        names = self.table["suite"].dropna()
+        known = suite if isinstance(suite, dict) else {"suite": suite} if suite else {}
+        return {"suite": str(names.iloc[0]) if len(names) else "results", **known}
+
+    @cached_property
+    def pictures(self) -> list[Picture]:
+        """Trajectories and samples for the report, read from pictures.npz when first asked for; empty without one."""
+        path = self.directory / "pictures.npz" if self.directory else None
+        if path is None or not path.is_file():
+            return []
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return [
+                    Picture(
+                        array=arrays[entry["array"]],
+                        times=arrays[times] if (times := f"{entry['array']}_times") in arrays else None,
+                        **{
+                            key: entry[key]
+                            for key in ("kind", "method", "data", "solver", "nfe", "seed")
+                            if key in entry
+                        },
+                    )
+                    for entry in json.loads(str(arrays["index"]))
+                ]
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError) as error:
+            remedy = "Delete it, or run `fmbench run` again with the same --out."
+            raise UserError(f"{path} cannot be read ({first_line(error)}). {remedy}") from error
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics measured, in the table's order."""
+        return [str(name) for name in self.table["metric"].dropna().unique()]
+
+    @property
+    def main_metric(self) -> str:
+        """The first metric that has a floor (so it compares samples with data), else the first of any solver.
+
+        Raises:
+            UserError: the table is empty.
+        """
+        if self.table.empty:
+            raise UserError(f"results '{self.name}' are empty: no metric to show. Run the suite again.")
+        floors = self.table.loc[self.table["model"] == FLOOR, "metric"]
+        sampled = self.table.loc[self.table["solver"].notna() & (self.table["solver"] != REFERENCE), "metric"]
+        return str(next(iter([*floors, *sampled, *self.metrics])))
+
+    def select(self, **where: Any) -> Results:
+        """The rows where each named column equals the value, or one of them when it is a list.
+
+        Raises:
+            UserError: no such column.
+        """
+        keep = pd.Series(True, index=self.table.index)
+        for column, value in where.items():
+            if column not in self.table:
+                raise unknown("column", column, self.table.columns)
+            wanted = list(value) if isinstance(value, (list, tuple, set)) else [value]
+            found = self.table[column].isin([item for item in wanted if not pd.isna(item)]).fillna(False).astype(bool)
+            keep &= (found | self.table[column].isna()) if any(pd.isna(item) for item in wanted) else found
+        return replace(self, table=self.table[keep].reset_index(drop=True))
+
+    def summary(self, level: float = 0.95) -> pd.DataFrame:
+        """One row per cell, averaged over its seeds.
+
+        Only rows with status ok are averaged; `failed` counts the others and `failures` says what they were, so that
+        a mean over survivors is seen to be one. An adaptive solver's calls differ from seed to seed: they belong to
+        one cell, whose `nfe` is their mean.
+
+        Returns:
+            The columns of `IDENTITY`, then `flow` and `sampler` (the shortest labels that tell them apart), `mean`,
+            `low`, `high` (the interval at `level`, over seeds and samples), `stderr`, `n` (samples behind one seed's
+            value, the smallest), `seeds` (how many were averaged), `failed`, `failures`. Values are in the row's unit.
+        """
+        table = self.table.assign(flow=flow_labels(self.table), sampler=sampler_labels(self.table)).astype(object)
+        cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for row in records(table):
+            cells.setdefault(cell_key(row), []).append(row)
+        extra = dict.fromkeys(["flow", "sampler", "failures"], "string")
+        extra |= dict.fromkeys(["mean", "low", "high", "stderr"], "float64")
+        extra |= dict.fromkeys(["n", "seeds", "failed"], "Int64")
+        dtypes: dict[Any, Any] = {name: COLUMNS[name] for name in IDENTITY} | extra
+        lines = [_average(rows, level) for rows in cells.values()]
+        return pd.DataFrame({name: pd.Series([line[name] for line in lines], dtype=object) for name in dtypes}).astype(
+            dtypes
+        )
+
+    def pivot(
+        self,
+        metric: str | None = None,
+        index: str | Sequence[str] = "nfe",
+        columns: str | Sequence[str] = "flow",
+        *,
+        solver: str | None = None,
+        text: bool = False,
+        level: float = 0.95,
+        **where: Any,
+    ) -> pd.DataFrame:
+        """One metric as a grid of means over seeds: by default calls of the network down, flows across.
+
+        Args:
+            metric: its name in the table; the main metric when None.
+            index, columns: columns of `summary()`; "flow" is the method, with what else tells two flows apart.
+            solver: which solver's values (a `sampler` of `summary()`); None takes the first fixed-step one, or
+                `reference` where the metric belongs to the flow: `attrs["solver"]` says which. An adaptive solver is
+                never mixed into a grid of fixed calls: name it.
+            text: cells read "0.123 ± 0.004" (half the interval at `level`) instead of numbers.
+            where: further conditions, as in `select`.
+
+        Returns:
+            A grid in the metric's unit; `attrs` holds metric, unit, solver.
+
+        Raises:
+            UserError: unknown metric, solver or column, or several values fall into one cell of the grid.
+        """
+        metric = metric or self.main_metric
+        if metric not in self.metrics:
+            raise unknown("metric", metric, self.metrics)
+        summary = self.select(**where).select(metric=metric).summary(level)
+        summary = summary[summary["model"].ne(FLOOR).fillna(True)]
+        index, columns = ([axis] if isinstance(axis, str) else list(axis) for axis in (index, columns))
+        axes = [*index, *columns]
+        for axis in axes:
+            if axis not in summary:
+                raise unknown("column", axis, summary.columns)
+        if solver is None and not {"solver", "sampler"} & set(axes):
+            solver = _first_solver(summary)
+        if solver is not None:
+            if solver not in set(summary["sampler"].dropna()):
+                raise unknown("solver", solver, summary["sampler"].dropna().unique())
+            summary = summary[summary["sampler"] == solver]
+        if (crowded := summary.duplicated(axes, keep=False)).any():
+            varying = [name for name in IDENTITY if summary.loc[crowded, name].nunique(dropna=False) > 1]
+            raise UserError(
+                f"pivot of '{metric}': several values fall into one cell; they differ in {', '.join(varying)}. "
+                f"Add these to index or columns, or choose one, as in pivot({varying[0]}=…)."
+            )
+        texts = [interval_text(*row) for row in summary[["mean", "low", "high", "failures"]].itertuples(index=False)]
+        names: Any = [axis[0] if len(axis) == 1 else axis for axis in (index, columns)]
+        grid = summary.assign(text=texts).pivot(index=names[0], columns=names[1], values="text" if text else "mean")
+        grid = grid[summary.set_index(names[1]).index.unique()]  # the table's order, not the alphabet's
+        grid.attrs = {"metric": metric, "unit": str(summary["unit"].iloc[0]) if len(summary) else "", "solver": solver}
+        return grid
+
+
+def interval_text(mean: float, low: float, high: float, failures: str | None = None) -> str:
+    """ "0.123 ± 0.004": half the interval with one digit (two when it begins with 1), the mean to the same place.
+
+    An undefined interval reads "± ?"; a cell without a value says what happened to it; "†" marks a mean over the
+    seeds that did not fail.
+    """
+    mark = " †" if isinstance(failures, str) and failures else ""
+    if math.isnan(mean):
+        return failures if mark and failures else "–"
+    half = (high - low) / 2
+    if half == 0 or not math.isfinite(mean):
+        return f"{mean:.4g}{mark}"
+    if not math.isfinite(half):
+        return f"{mean:.3g} ± ?{mark}"
+    place = math.floor(math.log10(half))
+    place -= f"{half:e}"[0] == "1"  # 0.0012 keeps both digits, 0.004 one
+    largest = math.floor(math.log10(max(abs(mean), half)))
+    if largest >= 5 or largest < -3:
+        digits = max(largest - place, 0)
+        return f"({mean / 10.0**largest:.{digits}f} ± {half / 10.0**largest:.{digits}f})e{largest}{mark}"
+    return f"{round(mean, -place):.{max(-place, 0)}f} ± {round(half, -place):.{max(-place, 0)}f}{mark}"
+
+
+def _average(rows: list[dict[str, Any]], level: float) -> dict[str, Any]:
+    """One line of `summary` from the rows of one cell: seeds, and within a seed its sample seeds, are combined."""
+    good = [row for row in rows if row["status"] == "ok"]
+    line = {name: rows[0][name] for name in (*IDENTITY, "flow", "sampler")}
+    line |= {name: next((row[name] for row in rows if row[name] is not None), None) for name in DESCRIPTION}
+    if line["rtol"] is not None:
+        calls, steps = ([row[name] for row in good if row[name] is not None] for name in ("nfe", "steps"))
+        line["nfe"] = sum(calls) / len(calls) if calls else math.nan
+        line["steps"] = round(sum(steps) / len(steps)) if steps else None
+    seeds: dict[Any, list[Estimate]] = {}
+    for row in good:
+        value, stderr = (math.nan if row[name] is None else row[name] for name in ("value", "stderr"))
+        seeds.setdefault(row["seed"], []).append(Estimate(value, stderr, row["n"] or 0))
+    total, low, high = Estimate(math.nan, math.nan, 0), math.nan, math.nan
+    if seeds:
+        total = combine([combine(estimates) for estimates in seeds.values()])
+        low, high = normal_interval(total, level)
+    failures = Counter(row["status"] or "no status" for row in rows if row["status"] != "ok")
+    return line | {
+        "mean": total.value,
+        "low": low,
+        "high": high,
+        "stderr": total.stderr,
+        "n": min((row["n"] for row in good if row["n"] is not None), default=None),
+        "seeds": len(seeds),
+        "failed": failures.total(),
+        "failures": ", ".join(f"{count} {status}" for status, count in failures.items()) or None,
+    }
+
+
+def _first_solver(summary: pd.DataFrame) -> str | None:
+    """The first fixed-step solver in the table's order; `reference` for a metric of the flow; else any."""
+    fixed = summary.loc[summary["rtol"].isna(), "sampler"]
+    return next((str(name) for name in [*fixed.dropna(), *summary["sampler"].dropna()]), None)

@@ -1,0 +1,105 @@
+"""The flow: what a suite compares, as a specification; and the velocity field it becomes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from ..data.base import Data
+from ..flow.couplings import Coupling
+from ..flow.paths import Path, column
+from ..flow.times import TimeLaw
+from ..flow.velocity import Field
+from ..identity import Spec
+from ..models.base import Model, Network
+from ..solvers.base import Solver
+
+
+class TrainSettings(BaseModel):
+    """How a network is trained. Sizes are in samples seen, so that the batch size never changes their meaning."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: PositiveInt = 500_000
+    batch: PositiveInt = 256
+    lr: PositiveFloat = 1e-3
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: NonNegativeInt = 0  # samples over which the learning rate rises from 0
+    weight_decay: NonNegativeFloat = 0.0
+    clip: PositiveFloat | None = 1.0  # largest norm of a network's gradient
+    ema_samples: NonNegativeInt = 50_000  # half-life of the averaged weights; 0: no averaging
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def steps(self) -> int:
+        return -(-self.samples // self.batch)
+
+
+class PairsSettings(BaseModel):
+    """How reflow pairs are drawn from a flow (math.md, section 5)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    n: PositiveInt = 20_000
+    solver: Solver
+
+
+class FlowSpec(Spec):
+    """One flow and the training that makes it. `pairs` is set from the first reflow round on."""
+
+    stage = "train"
+    shaping = frozenset(
+        {"data", "source", "path", "coupling", "prediction", "times", "model", "train", "seed", "reflow", "pairs"}
+    )
+
+    data: Data
+    source: Data
+    path: Path
+    coupling: Coupling
+    prediction: Literal["velocity"]
+    times: TimeLaw
+    model: Model
+    train: TrainSettings
+    seed: int
+    reflow: NonNegativeInt = 0
+    pairs: PairsSpec | None = None
+
+
+class PairsSpec(Spec):
+    """Pairs (z0, z1): z1 the end of the flow's own solve from z0."""
+
+    stage = "pairs"
+    shaping = frozenset({"flow", "n", "solver"})
+
+    flow: FlowSpec
+    n: PositiveInt = 20_000
+    solver: Solver
+
+
+FlowSpec.model_rebuild()
+
+
+class NetworkField:
+    """A trained network as velocity v(t, x), preconditioned where the path asks for it."""
+
+    def __init__(self, network: Network, path: Path, data_std: float):
+        self.network, self.path, self.data_std = network, path, data_std
+
+    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+        if not self.path.preconditioned:
+            return self.network(t, x)
+        p = self.path.preconditioning(column(t, x), self.data_std)
+        c_in, c_skip, c_out = (c.to(x.dtype) for c in (p.c_in, p.c_skip, p.c_out))
+        return c_skip * x + c_out * self.network(t, c_in * x)
+
+
+def velocity_field(spec: FlowSpec, weights: dict[str, Tensor] | None, device: str = "cpu") -> Field:
+    """The field of a flow: its network with these weights, or its oracle when the model needs none."""
+    if not spec.model.trained:
+        return spec.model.field(spec.path, spec.coupling, spec.source, spec.data)
+    network = spec.model.network(spec.data.shape, [spec.seed])
+    network.load_state_dict(weights or {})
+    network.to(device).eval().requires_grad_(False)
+    return NetworkField(network, spec.path, spec.data.moments()[1])

@@ -1,0 +1,225 @@
+"""Sampling: a flow solved by one solver under one budget, and the fine reference solve that explains it.
+
+Both start from the same noise: sample i depends on (seed, i) alone, so all solvers, rounds and paths are compared in pairs.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from scipy.integrate import simpson
+from torch import Tensor
+
+from ..data.base import Data
+from ..flow.paths import Path
+from ..flow.velocity import Field, Velocity, require_finite
+from ..identity import Spec
+from ..metrics.base import Geometry, Resources
+from ..randomness import stream
+from ..solvers.base import Solver
+from ..solvers.grids import Grid
+from ..solvers.tableaux import RK4
+from .flow import FlowSpec
+from .memory import PeakMemory
+
+PILOT = 512  # samples that decide how fine the reference solve must be
+SHORT = 0.3  # seconds; solves that are shorter are timed several times
+DRAWN = 256  # samples whose whole trajectory is kept for the report
+
+
+class ReferenceSpec(Spec):
+    """The fine solve of a flow: RK4, steps doubled until halving them moves the end by less than `tolerance` · data std."""
+
+    stage = "reference"
+    shaping = frozenset({"flow", "n", "batch", "sample_seed", "tolerance", "max_steps"})
+
+    flow: FlowSpec
+    n: PositiveInt
+    batch: PositiveInt
+    sample_seed: int
+    tolerance: PositiveFloat = 1e-5
+    max_steps: PositiveInt = 512
+
+
+class SampleSpec(Spec):
+    """One cell: a flow, a solver, a budget. `steps` is None for adaptive solvers."""
+
+    stage = "sample"
+    shaping = frozenset({"flow", "solver", "steps", "grid", "n", "batch", "sample_seed"})
+
+    flow: FlowSpec
+    solver: Solver
+    steps: PositiveInt | None
+    grid: Grid | None
+    n: PositiveInt
+    batch: PositiveInt
+    sample_seed: int
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The generated samples `(n, *shape)` on the CPU, and what they cost."""
+
+    x: Tensor
+    resources: Resources
+    steps: float  # accepted steps, a mean over batches for adaptive solvers
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference solve: what the metrics read, and some whole trajectories for the eye."""
+
+    geometry: Geometry
+    steps: int
+    nfe: int
+    trajectories: Tensor  # (T, m, *shape)
+    times: Tensor  # (T,)
+
+
+def noise(source: Data, start: int, stop: int, seed: int) -> Tensor:
+    """Samples start … stop − 1 of the source, the common random numbers of every comparison."""
+    return stream(lambda n, rng: source.draw(n, rng)[0], start, stop, "noise", seed)
+
+
+@torch.inference_mode()
+def sample(spec: SampleSpec, field: Field, device: str = "cpu") -> Sampled:
+    """Generates spec.n samples in batches, timed after a warm-up call.
+
+    Raises:
+        Diverged: a sample is not finite. BudgetExceeded: an adaptive solver asked for too many calls.
+    """
+    path = spec.flow.path
+    z0 = path.start(noise(spec.flow.source, 0, spec.n, spec.sample_seed))
+    ends = torch.tensor([0.0, path.end_time], dtype=torch.float64)
+    times = spec.grid.times(spec.steps, path.end_time) if spec.grid and spec.steps else ends
+    batches = [batch.to(device) for batch in z0.split(spec.batch)]
+    field(times[0].to(device), batches[0])
+
+    def solve() -> tuple[list[Tensor], float, float, float]:
+        parts, calls, steps = [], 0.0, 0.0
+        _synchronise(device)
+        started = time.perf_counter()
+        for batch in batches:
+            velocity = Velocity(field)
+            solution = spec.solver.integrate(velocity, batch, times.to(device))
+            parts.append(solution.x)
+            calls += velocity.nfe * len(batch)
+            steps += solution.steps * len(batch)
+        _synchronise(device)
+        return parts, calls / spec.n, steps / spec.n, time.perf_counter() - started
+
+    with PeakMemory(device) as memory:
+        parts, nfe, steps, took = solve()
+    seconds = [took]
+    while len(seconds) < 3 and sum(seconds) < SHORT:
+        seconds.append(solve()[3])
+    x = require_finite(torch.cat(parts).cpu(), "sampling")
+    return Sampled(x, Resources(nfe, tuple(seconds), memory.peak_mb), steps)
+
+
+@torch.inference_mode()
+def reference(spec: ReferenceSpec, field: Field, device: str = "cpu") -> Reference:
+    """The reference solve with its own error, estimated on a pilot group by halving the steps.
+
+    Raises:
+        Diverged: the field is not finite along the way.
+    """
+    path, data = spec.flow.path, spec.flow.data
+    z0 = path.start(noise(spec.flow.source, 0, spec.n, spec.sample_seed))
+    steps, error = _enough_steps(field, path, z0[:PILOT].to(device), spec.tolerance * data.moments()[1], spec.max_steps)
+    parts = [_solve(field, path, batch.to(device), steps) for batch in z0.split(spec.batch)]
+    merged = {
+        name: torch.cat([getattr(part, name) for part in parts]).cpu()
+        for name in ("z1", "start_velocity", "energy", "straightness", "length")
+    }
+    require_finite(merged["z1"], "the reference solve")
+    every = max(1, steps // 32)
+    return Reference(
+        Geometry(z0=z0, error=error, **merged),
+        steps=steps,
+        nfe=4 * steps,
+        trajectories=parts[0].states[:, :DRAWN][::every].cpu(),
+        times=path.warp(torch.linspace(0, 1, steps + 1, dtype=torch.float64))[::every],
+    )
+
+
+def reference_times(path: Path, steps: int) -> Tensor:
+    """`(steps + 1,)` float64: the grid of the reference solve, crowded where the path needs it."""
+    return path.warp(torch.linspace(0, 1, steps + 1, dtype=torch.float64))
+
+
+def _enough_steps(field: Field, path: Path, z0: Tensor, tolerance: float, most: int) -> tuple[int, float]:
+    """The least doubling whose end differs from that of half the steps by at most `tolerance`, and that difference.
+
+    Where rounding stops the decrease, or at `most` steps, the difference reached is reported as it is.
+    """
+    solver, steps, error = RK4(), 16, float("inf")
+    coarse = solver.integrate(Velocity(field), z0, reference_times(path, steps).to(z0.device)).x
+    while steps < most:
+        fine = solver.integrate(Velocity(field), z0, reference_times(path, 2 * steps).to(z0.device)).x
+        require_finite(fine, "the reference solve")
+        previous, error = error, (fine.double() - coarse.double()).square().mean().sqrt().item()
+        steps, coarse = 2 * steps, fine
+        if error <= tolerance or (error > 0.5 * previous and error < 100 * tolerance):
+            break
+    return steps, error
+
+
+@dataclass(frozen=True)
+class _Solved:
+    z1: Tensor
+    start_velocity: Tensor
+    energy: Tensor
+    straightness: Tensor
+    length: Tensor
+    states: Tensor
+
+
+def _solve(field: Field, path: Path, x: Tensor, steps: int) -> _Solved:
+    """RK4 that integrates ‖v‖² and ‖v‖ along with the state; straightness by Simpson's rule on the nodes.
+
+    Two quadratures, so that path_energy = transport_cost + straightness is a check and not a tautology.
+    """
+    times = reference_times(path, steps)
+    z0, nodes, states = x, [], [x[:DRAWN]]
+    energy = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    length = torch.zeros_like(energy)
+    for i in range(steps):
+        t, h = times[i], (times[i + 1] - times[i]).item()
+        middle = t + 0.5 * h
+        k1 = field(t, x)
+        k2 = field(middle, torch.add(x, k1, alpha=0.5 * h))
+        k3 = field(middle, torch.add(x, k2, alpha=0.5 * h))
+        k4 = field(times[i + 1], torch.add(x, k3, alpha=h))
+        x = x + (h / 6) * (k1 + 2 * k2 + 2 * k3 + k4)
+        squares = [k.flatten(1).double().square().sum(1) for k in (k1, k2, k3, k4)]
+        weights = (h / 6, h / 3, h / 3, h / 6)
+        energy += sum(w * s for w, s in zip(weights, squares, strict=True))
+        length += sum(w * s.sqrt() for w, s in zip(weights, squares, strict=True))
+        nodes.append(k1)
+        states.append(x[:DRAWN])
+    nodes.append(field(times[-1], x))
+    weights = torch.from_numpy(simpson(np.eye(steps + 1), x=times.numpy())).to(x.device)
+    chord = (x.double() - z0.double()).flatten(1)
+    straightness = sum(w * (chord - v.flatten(1)).square().sum(1) for w, v in zip(weights, nodes, strict=True))
+    return _Solved(x, nodes[0], energy, straightness, length, torch.stack(states))
+
+
+def pairs_from(
+    field: Field, path: Path, source: Data, n: int, solver: Solver, seed: int, batch: int, device: str
+) -> tuple[Tensor, Tensor]:
+    """Reflow pairs (z0, z1) `(n, *shape)` each, from noise that no evaluation uses; the path starts at its source."""
+    z0 = stream(lambda count, rng: source.draw(count, rng)[0], 0, n, "pairs", seed)
+    times = torch.tensor([0.0, path.end_time], dtype=torch.float64, device=device)
+    with torch.inference_mode():
+        ends = [solver.integrate(Velocity(field), part.to(device), times).x.cpu() for part in z0.split(batch)]
+    return z0, require_finite(torch.cat(ends), "drawing pairs")
+
+
+def _synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)

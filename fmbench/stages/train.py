@@ -1,0 +1,282 @@
+"""Training: flow matching on minibatches, several seeds as one batched computation where that is faster.
+
+The batch of step i is a function of (seed, i) alone, and every number of one seed's training is computed by the same
+arithmetic however many seeds run beside it: a flow trained in company or resumed from a checkpoint equals, bit for
+bit, the flow trained alone and undisturbed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..errors import Diverged, UserError
+from ..flow.couplings import Coupling
+from ..models.base import Network
+from ..randomness import generator
+from .flow import FlowSpec, TrainSettings
+
+FLOATS_IN_ADVANCE = 2**20  # minibatches are prepared some steps ahead, up to this many numbers a seed
+STEPS_IN_ADVANCE = 64
+CHECKPOINT_SECONDS = 15.0
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Minibatches:
+    """What the network of every seed sees in some consecutive steps: `(S, K, B, …)`, K steps."""
+
+    t: Tensor
+    inputs: Tensor
+    targets: Tensor
+
+
+@dataclass
+class Trained:
+    """The outcome for one seed: averaged weights by parameter name, and the loss curve `(samples seen, loss)`."""
+
+    weights: dict[str, Tensor]
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class PackedParameters:
+    """All parameters of S stacked networks as one tensor `(S, P)`, of which the network's parameters are views.
+
+    Clipping, optimiser and averaging then cost one operation each, not one for each parameter. Rows are padded to whole
+    vector registers: the scalar tail of a vectorised loop rounds differently, and where it falls must not depend on S.
+    """
+
+    ALIGNMENT = 64
+
+    def __init__(self, network: Network, stack: int):
+        self.named = list(network.named_parameters())
+        self.stack = stack
+        self.flat = self._row([p.detach() for _, p in self.named])
+        for (_, parameter), piece in zip(self.named, self._pieces(self.flat), strict=True):
+            parameter.data = piece.view(parameter.shape)
+
+    def backward(self, loss: Tensor) -> Tensor:
+        """The gradient `(S, P)` of a sum of the networks' own losses."""
+        gradients = torch.autograd.grad(loss, [p for _, p in self.named])
+        self.flat.grad = self._row(gradients)
+        return self.flat.grad
+
+    def unpack(self, row: Tensor) -> dict[str, Tensor]:
+        """One network's parameters by name from its row `(P,)`, each with the leading axis S = 1 if it has one."""
+        shapes = [p.shape if self.stack == 1 else (1, *p.shape[1:]) for _, p in self.named]
+        pieces = self._pieces(row[None])
+        return {
+            name: piece.reshape(shape).clone()
+            for (name, _), piece, shape in zip(self.named, pieces, shapes, strict=True)
+        }
+
+    def _row(self, tensors: Sequence[Tensor]) -> Tensor:
+        rows = [tensor.reshape(self.stack, -1) for tensor in tensors]
+        padding = -sum(row.shape[1] for row in rows) % self.ALIGNMENT
+        return torch.cat([*rows, rows[0].new_zeros(self.stack, padding)], dim=1)
+
+    def _pieces(self, flat: Tensor) -> tuple[Tensor, ...]:
+        sizes = [p.numel() // self.stack for _, p in self.named]
+        return flat[:, : sum(sizes)].split(sizes, dim=1)
+
+
+def train(
+    specs: Sequence[FlowSpec],
+    *,
+    device: str = "cpu",
+    pairs: Sequence[tuple[Tensor, Tensor] | None] | None = None,
+    states: Sequence[State | None] | None = None,
+    checkpoint: Callable[[int, list[State]], None] | None = None,
+    progress: Callable[[int], None] = lambda samples: None,
+) -> list[Trained | Diverged]:
+    """Trains flows that differ in nothing but their seed.
+
+    Args:
+        specs: one a seed.
+        pairs: for reflow rounds, each seed's fixed pairs (z0, z1), `(n, *shape)` each.
+        states: where to go on, as `checkpoint` received it; all of the same step.
+        checkpoint: called every few seconds with the step and each seed's state.
+        progress: called with the samples seen since the last call, summed over seeds.
+
+    Returns:
+        For each spec its weights, or `Diverged` where the loss left the finite numbers.
+    """
+    first, settings = specs[0], specs[0].train
+    stack, batch, steps = len(specs), settings.batch, settings.steps
+    network = first.model.network(first.data.shape, [s.seed for s in specs]).to(device).train()
+    packed = PackedParameters(network, stack)
+    average = packed.flat.clone()
+    optimiser = torch.optim.AdamW([packed.flat], lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    curve: list[Tensor] = []  # (S, 2) each: samples seen, mean loss since the last point
+    start, since, loss_sum = 0, 0, torch.zeros(stack, device=device)
+    if states and all(state is not None for state in states):
+        _restore([s for s in states if s is not None], packed, average, optimiser)
+        start, since = int(states[0]["step"]), int(states[0]["since"])
+        loss_sum = torch.stack([state["loss_sum"] for state in states]).to(device)
+        curve = list(torch.stack([state["curve"] for state in states], dim=1).unbind(0))
+    data_std = first.data.moments()[1]
+    log_every = max(1, steps // 100)
+    started = last_saved = time.monotonic()
+
+    for step, batches in _steps(specs, start, steps, data_std, pairs, device):
+        for group in optimiser.param_groups:
+            group["lr"] = _learning_rate(settings, step)
+        t, inputs, targets = batches
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            predicted = network(t, inputs)
+        loss = (predicted.float() - targets).square().flatten(1).mean(1)
+        gradient = packed.backward(loss.sum())
+        if settings.clip is not None:
+            gradient *= (settings.clip / (gradient.norm(dim=1, keepdim=True) + 1e-12)).clamp(max=1.0)
+        optimiser.step()
+        average.lerp_(packed.flat, 1 - _ema_decay(settings.ema_samples, batch, step))
+        loss_sum += loss.detach()
+        if (step + 1) % log_every == 0 or step + 1 == steps:
+            mean_loss = loss_sum / (step + 1 - since)
+            curve.append(torch.stack([torch.full_like(mean_loss, (step + 1) * batch), mean_loss], dim=1).double().cpu())
+            progress((step + 1 - since) * batch * stack)
+            since, loss_sum = step + 1, torch.zeros_like(loss_sum)
+            if not torch.isfinite(curve[-1]).any():
+                break
+        if checkpoint and time.monotonic() - last_saved > CHECKPOINT_SECONDS:
+            rows = {"parameters": packed.flat, "average": average, "loss_sum": loss_sum, **_moments(optimiser)}
+            checkpoint(step + 1, _capture(step + 1, since, rows, curve))
+            last_saved = time.monotonic()
+
+    weights = (average if settings.ema_samples else packed.flat).cpu()
+    seconds = (time.monotonic() - started) / stack
+    outcomes: list[Trained | Diverged] = []
+    for i in range(stack):
+        losses = [(int(point[i, 0]), float(point[i, 1])) for point in curve]
+        bad = next((seen for seen, loss in losses if not math.isfinite(loss)), None)
+        if bad is None and not torch.isfinite(weights[i]).all():
+            bad = losses[-1][0]
+        if bad is not None:
+            outcomes.append(Diverged(f"training left the finite numbers by {bad:,} samples (lr = {settings.lr:g})"))
+        else:
+            outcomes.append(Trained(packed.unpack(weights[i]), losses, seconds))
+    return outcomes
+
+
+def _steps(
+    specs: Sequence[FlowSpec],
+    start: int,
+    stop: int,
+    data_std: float,
+    pairs: Sequence[tuple[Tensor, Tensor] | None] | None,
+    device: str,
+) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor]]]:
+    """Each step's t `(S, B)`, inputs and targets `(S, B, *shape)`."""
+    first = specs[0]
+    length = steps_in_advance(first.train.batch, math.prod(first.data.shape), first.coupling)
+    for block in range(start // length, -(-stop // length)):
+        prepared = [
+            minibatches(spec, block, length, data_std, None if pairs is None else pairs[i])
+            for i, spec in enumerate(specs)
+        ]
+        t, inputs, targets = (
+            torch.stack([getattr(p, name) for p in prepared], dim=1).to(device, non_blocking=True)
+            for name in ("t", "inputs", "targets")
+        )
+        for step in range(max(start, block * length), min(stop, (block + 1) * length)):
+            k = step - block * length
+            yield step, (t[k], inputs[k], targets[k])
+
+
+def steps_in_advance(batch: int, d: int, coupling: Coupling) -> int:
+    """How many steps one block of minibatches spans; a block holds a whole number of the coupling's own batches."""
+    steps = max(1, min(STEPS_IN_ADVANCE, FLOATS_IN_ADVANCE // (batch * d)))
+    ot_batch = getattr(coupling, "batch", None) or batch
+    if ot_batch % batch and batch % ot_batch:
+        raise UserError(
+            f"coupling '{coupling.label()}': its batch must be a multiple or a divisor of train.batch = {batch}"
+        )
+    per_problem = max(1, ot_batch // batch)
+    return -(-steps // per_problem) * per_problem
+
+
+def minibatches(
+    spec: FlowSpec, block: int, length: int, data_std: float, pairs: tuple[Tensor, Tensor] | None
+) -> Minibatches:
+    """Steps `block · length … (block + 1) · length − 1` of one seed: t `(K, B)`, inputs and targets `(K, B, *shape)`."""
+    rng = generator("train", spec.reflow, spec.seed, block)
+    n = length * spec.train.batch
+    if pairs is None:
+        x1, _ = spec.data.draw(n, rng)
+        x0, _ = spec.source.draw(n, rng)
+        x0, x1 = _couple(spec.coupling, x0, x1, getattr(spec.coupling, "batch", None) or spec.train.batch, rng)
+    else:
+        index = torch.randint(len(pairs[0]), (n,), generator=rng)
+        x0, x1 = pairs[0][index], pairs[1][index]
+    t = spec.path.end_time * spec.times.draw(n, rng)
+    s_inputs, s_targets = spec.path.point(x0.double(), x1.double(), t)
+    if spec.path.preconditioned:
+        column = (-1, *[1] * (x1.dim() - 1))
+        p = spec.path.preconditioning(t, data_std)
+        s_targets = (s_targets - p.c_skip.reshape(column) * s_inputs) / p.c_out.reshape(column)
+        s_inputs = p.c_in.reshape(column) * s_inputs
+    shape = (length, spec.train.batch)
+    return Minibatches(
+        t.float().reshape(shape),
+        s_inputs.float().reshape(*shape, *x1.shape[1:]),
+        s_targets.float().reshape(*shape, *x1.shape[1:]),
+    )
+
+
+def _couple(coupling: Coupling, x0: Tensor, x1: Tensor, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    if coupling.name == "independent":
+        return x0, x1
+    first, second = [], []
+    for a, b in zip(x0.split(size), x1.split(size), strict=True):
+        i, j = coupling.pair(a, b, rng)
+        first.append(a[i])
+        second.append(b[j])
+    return torch.cat(first), torch.cat(second)
+
+
+def _learning_rate(settings: TrainSettings, step: int) -> float:
+    seen = (step + 1) * settings.batch
+    rise = min(1.0, seen / settings.warmup) if settings.warmup else 1.0
+    fall = 0.5 * (1 + math.cos(math.pi * step / settings.steps)) if settings.schedule == "cosine" else 1.0
+    return settings.lr * rise * fall
+
+
+def _ema_decay(half_life: int, batch: int, step: int) -> float:
+    """Decay of one step; the half-life grows with the samples seen until it reaches its value (Karras 2022, EDM's ramp)."""
+    return 0.5 ** (batch / min(half_life, max(1.0, 0.05 * step * batch))) if half_life else 0.0
+
+
+def _moments(optimiser: torch.optim.AdamW) -> dict[str, Tensor]:
+    state = next(iter(optimiser.state.values()))
+    return {name: state[name] for name in ("exp_avg", "exp_avg_sq")}
+
+
+def _capture(step: int, since: int, rows: dict[str, Tensor], curve: list[Tensor]) -> list[State]:
+    """Each seed's own part of everything that the next step depends on."""
+    stack = len(rows["loss_sum"])
+    points = torch.stack(curve) if curve else torch.zeros(0, stack, 2, dtype=torch.float64)
+    counters = {"step": torch.tensor(step), "since": torch.tensor(since)}
+    return [
+        {**{name: tensor[i].cpu().clone() for name, tensor in rows.items()}, **counters, "curve": points[:, i].clone()}
+        for i in range(stack)
+    ]
+
+
+def _restore(states: list[State], packed: PackedParameters, average: Tensor, optimiser: torch.optim.AdamW) -> None:
+    def rows(name: str) -> Tensor:
+        return torch.stack([state[name] for state in states]).to(packed.flat.device)
+
+    packed.flat.copy_(rows("parameters"))
+    average.copy_(rows("average"))
+    optimiser.state[packed.flat] = {
+        "step": states[0]["step"].to(packed.flat.device, torch.float32),
+        "exp_avg": rows("exp_avg"),
+        "exp_avg_sq": rows("exp_avg_sq"),
+    }

@@ -1,0 +1,223 @@
+"""Everything that touches the disk: the cache of artefacts that suites share, and the folder of one result.
+
+Every file is written beside its place and moved there, so that a reader sees all of it or none. An artefact is a JSON
+record (identity, checksum, facts) and, where it holds tensors, a safetensors file; the record is written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import platformdirs
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from .errors import UserError
+from .identity import canonical, key_of
+
+LAYOUT = "v1"  # of the cache folder
+
+
+class WriteError(UserError):
+    """The disk refused: it is full, read-only or not ours. The run stops; what was written before is whole."""
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"cannot write {path}: {error.strerror or error}. Free the disk or choose another folder (--out, FMBENCH_CACHE)."
+        ) from None
+
+
+def write_atomically(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """Puts `content` at `path`, whole or not at all; `durable` waits until the disk has it."""
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What a finished stage left: small facts in `info`, arrays in `tensors`."""
+
+    info: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+class Store:
+    """The cache: artefacts by key, in FMBENCH_CACHE or the platform's cache folder."""
+
+    def __init__(self, root: Path | str | None = None):
+        self.root = Path(root or os.environ.get("FMBENCH_CACHE") or platformdirs.user_cache_dir("fmbench")) / LAYOUT
+
+    def _file(self, key: str, suffix: str) -> Path:
+        stage, _, digest = key.rpartition("-")
+        return self.root / stage / digest[:2] / f"{key}{suffix}"
+
+    def info(self, key: str) -> dict[str, Any] | None:
+        """The facts of a finished artefact, or None. A record that is cut short or altered counts as not there."""
+        try:
+            record = json.loads(self._file(key, ".json").read_bytes())
+            body = {name: record[name] for name in ("identity", "info", "tensors")}
+            sound = (
+                record["sha256"] == hashlib.sha256(canonical(body)).hexdigest() and key_of(record["identity"]) == key
+            )
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        return _decode(record["info"]) if sound else None
+
+    def has(self, key: str) -> bool:
+        return self.info(key) is not None
+
+    def read(self, key: str) -> Artefact:
+        """The artefact, its tensors checked against the record.
+
+        Raises:
+            UserError: it is missing or damaged; says which file to remove.
+        """
+        info = self.info(key)
+        record = json.loads(self._file(key, ".json").read_bytes()) if info is not None else {"tensors": None}
+        path = self._file(key, ".safetensors")
+        try:
+            content = path.read_bytes()
+            if info is None or hashlib.sha256(content).hexdigest() != record["tensors"]:
+                raise ValueError("checksum differs")
+            return Artefact(info, load(content))
+        except (OSError, ValueError, SafetensorError) as error:
+            raise UserError(
+                f"the cached artefact {path} is damaged ({error}). Remove it and its .json, then run again."
+            ) from None
+
+    def write(
+        self, key: str, identity: dict[str, Any], info: dict[str, Any], tensors: dict[str, Tensor] | None = None
+    ) -> None:
+        """Stores an artefact under its key; the record last, so that a kill leaves nothing that looks finished."""
+        digest = None
+        if tensors is not None:
+            content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+            digest = hashlib.sha256(content).hexdigest()
+            write_atomically(self._file(key, ".safetensors"), content, durable=True)
+        body = {"identity": identity, "info": _encode(info), "tensors": digest}
+        record = {**body, "sha256": hashlib.sha256(canonical(body)).hexdigest()}
+        write_atomically(self._file(key, ".json"), json.dumps(record, indent=1).encode(), durable=tensors is not None)
+
+    def checkpoint(self, key: str) -> dict[str, Tensor] | None:
+        """The last checkpoint of an unfinished training, or None (a damaged one is not used)."""
+        try:
+            return load(self._file(key, ".checkpoint").read_bytes())
+        except (OSError, SafetensorError):
+            return None
+
+    def write_checkpoint(self, key: str, state: dict[str, Tensor]) -> None:
+        write_atomically(
+            self._file(key, ".checkpoint"), save({name: t.contiguous() for name, t in state.items()}), durable=True
+        )
+
+    def drop_checkpoint(self, key: str) -> None:
+        self._file(key, ".checkpoint").unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def locks(self, keys: Sequence[str]) -> Iterator[None]:
+        """Held while artefacts are made, so that two runs sharing the cache do not make them twice. Waits.
+
+        The operating system lets go of them when a process dies, however it dies.
+        """
+        with contextlib.ExitStack() as held:
+            for key in sorted(keys):  # one order for all, so that no two processes wait for each other
+                path = self._file(key, ".lock")
+                with _writing(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(FileLock(path))
+            yield
+
+
+class ResultFolder:
+    """The folder DIR of one result: table, manifest, pictures, report."""
+
+    def __init__(self, directory: Path | str):
+        self.directory = Path(directory)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Held during a run. A second process on the same folder is refused."""
+        path = self.directory / ".lock"
+        with _writing(path):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise UserError(
+                    f"another fmbench process is writing to {self.directory}. Wait for it, or choose another folder with --out."
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def write_table(self, table: pd.DataFrame) -> None:
+        """The table as results.parquet and results.csv."""
+        write_atomically(self.directory / "results.parquet", table.to_parquet(index=False))
+        write_atomically(self.directory / "results.csv", table.to_csv(index=False).encode())
+
+    def read_json(self, name: str) -> Any:
+        """The content of a JSON file of the folder; None where there is none or it is damaged."""
+        try:
+            return json.loads((self.directory / name).read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def write_json(self, name: str, content: Any) -> None:
+        write_atomically(self.directory / name, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        write_atomically(self.directory / name, content)
+
+
+def _encode(value: Any) -> Any:
+    """JSON has no NaN or infinity, and a null must not become a number: they travel as {"float": "nan"}."""
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return {"float": repr(value)}
+    if isinstance(value, dict):
+        return {name: _encode(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encode(item) for item in value]
+    return value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, dict):
+        return (
+            float(value["float"]) if set(value) == {"float"} else {name: _decode(item) for name, item in value.items()}
+        )
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    return value

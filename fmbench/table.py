@@ -1,0 +1,170 @@
+"""The tidy table of a run: its columns, making it from rows, reading it back, short names for what its rows hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .errors import UserError, unknown
+
+COLUMNS: dict[str, str] = {
+    **dict.fromkeys(
+        ["suite", "method", "data", "source", "path", "coupling", "prediction", "times", "model"], "string"
+    ),
+    **dict.fromkeys(["reflow", "distilled"], "Int64"),
+    "guidance": "float64",
+    **dict.fromkeys(["seed", "sample_seed"], "Int64"),
+    **dict.fromkeys(["solver", "grid"], "string"),
+    "steps": "Int64",
+    **dict.fromkeys(["nfe", "rtol", "atol"], "float64"),
+    "metric": "string",
+    **dict.fromkeys(["value", "stderr"], "float64"),
+    "n": "Int64",
+    "unit": "string",
+    "higher_is_better": "boolean",
+    **dict.fromkeys(["status", "reason"], "string"),
+    "seconds": "float64",
+    **dict.fromkeys(["device", "key"], "string"),
+}
+"""The contract: every column of `results.parquet`, in order, with its dtype. A missing float is NaN, all else NA."""
+
+TASK = ("suite", "data", "source")
+FLOW = ("method", "path", "coupling", "prediction", "times", "model", "reflow", "distilled", "guidance")
+SAMPLER = ("solver", "grid", "steps", "nfe", "rtol", "atol")
+DESCRIPTION = ("unit", "higher_is_better")  # a function of the metric, which a failed row may lack
+IDENTITY = (*TASK, *FLOW, *SAMPLER, "metric", *DESCRIPTION)
+"""What two rows of one cell share: they differ in their seeds only (see `cell_key`)."""
+
+REFERENCE = "reference"  # `solver` of a metric of the flow itself
+FLOOR = "data"  # `model` of real data measured against real data
+
+
+def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as a table with exactly the columns and dtypes of `COLUMNS`; what a row lacks is missing, never 0.
+
+    Raises:
+        UserError: a row has a column that the contract does not know.
+    """
+    rows = list(rows)
+    for extra in sorted({name for row in rows for name in row} - set(COLUMNS)):
+        raise unknown("column", extra, COLUMNS)
+    return typed(pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object) for name in COLUMNS}))
+
+
+def typed(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the contract's columns, their order and dtypes; a column that is absent becomes missing values."""
+    absent = pd.Series([None] * len(table), index=table.index, dtype=object)
+    columns = {name: _cast(table.get(name, absent), dtype) for name, dtype in COLUMNS.items()}
+    return pd.DataFrame(columns, columns=list(COLUMNS)).reset_index(drop=True)
+
+
+def _cast(column: pd.Series, dtype: str) -> pd.Series:
+    if column.dtype == object:  # None, NaN and NA mean the same: missing
+        column = column.where(column.notna(), math.nan if dtype == "float64" else None)
+    if dtype == "string":
+        column = column.astype("string")
+        return column.mask(column == "", pd.NA)  # csv cannot tell an empty text from a missing one: neither do we
+    return column.astype(dtype)  # type: ignore[call-overload]
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """`results.parquet` or `results.csv` as the contract's table.
+
+    Raises:
+        UserError: the file is not there, cannot be read, or lacks the columns that make it a result.
+    """
+    remedy = "Run `fmbench run` again with the same --out: it restores the table from what is cached."
+    try:
+        if path.suffix == ".csv":
+            text = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8").astype(object)
+            text = text.where(text != "", None)
+            if "higher_is_better" in text:
+                text["higher_is_better"] = text["higher_is_better"].map({"True": True, "False": False}).astype(object)
+            for name in text.columns.intersection([name for name, dtype in COLUMNS.items() if dtype == "Int64"]):
+                text[name] = pd.to_numeric(text[name])
+            table = text
+        else:
+            table = pd.read_parquet(path)
+    except Exception as error:  # each engine raises its own kinds on a damaged file
+        raise UserError(f"{path} cannot be read ({type(error).__name__}: {first_line(error)}). {remedy}") from error
+    if lost := [name for name in ("method", "metric", "value", "status") if name not in table]:
+        raise UserError(f"{path} is no table of results: it lacks {', '.join(lost)}. {remedy}")
+    try:
+        return typed(table)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} has a value of the wrong kind ({first_line(error)}). {remedy}") from error
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as plain dictionaries; whatever is missing (NA, NaN) is None."""
+    plain = table.astype(object)
+    return [
+        {str(key): value for key, value in row.items()} for row in plain.where(plain.notna(), None).to_dict("records")
+    ]
+
+
+def cell_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a row, as `records` gives it, measures: equal for the seeds of one cell.
+
+    The calls and steps of an adaptive solver are outcomes, not settings: they are left out.
+    """
+    outcomes = DESCRIPTION if row["rtol"] is None else (*DESCRIPTION, "nfe", "steps")
+    return tuple(None if name in outcomes else row[name] for name in IDENTITY)
+
+
+def flow_labels(table: pd.DataFrame) -> pd.Series:
+    """For each row the shortest label that tells its flow from others: the method, then what varies within it."""
+    flows = table.loc[table["model"].ne(FLOOR).fillna(True), list(FLOW)].drop_duplicates()
+    varying = {
+        method: [name for name in FLOW[1:] if group[name].nunique(dropna=False) > 1]
+        for method, group in flows.groupby("method", dropna=False)
+    }
+
+    def label(row: Mapping[str, Any]) -> str:
+        if row["model"] == FLOOR:
+            return "floor"
+        shown = [
+            str(row[name]) if COLUMNS[name] == "string" else f"{name}={row[name]:g}"
+            for name in varying.get(row["method"], [])
+            if row[name] is not None
+        ]
+        return f"{row['method']} ({', '.join(shown)})" if shown else str(row["method"])
+
+    labels = [label(row) for row in records(table[list(FLOW)])]
+    return pd.Series(labels, index=table.index, dtype="string")
+
+
+def sampler_labels(table: pd.DataFrame) -> pd.Series:
+    """For each row its solver: "euler", with its grid where several are used, with its tolerance where it adapts."""
+    grids = table.groupby("solver", dropna=True)["grid"].nunique(dropna=False)
+
+    def label(row: Mapping[str, Any]) -> str | None:
+        if row["solver"] is None:
+            return "floor" if row["model"] == FLOOR else None
+        parts = [row["grid"]] if row["grid"] is not None and grids[row["solver"]] > 1 else []
+        parts += [] if row["rtol"] is None else [f"{row['rtol']:.0e}".replace("e-0", "e-")]
+        return " ".join([row["solver"], *parts])
+
+    labels = [label(row) for row in records(table[["solver", "grid", "rtol", "model"]])]
+    return pd.Series(labels, index=table.index, dtype="string")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in a file, None when there is no file; a damaged one is a `UserError`."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({first_line(error)}). Run `fmbench run` again with the same --out."
+        ) from error
