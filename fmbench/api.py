@@ -120,15 +120,12 @@ def run(
             work, store, devices=devices, plugins=plugins, on_progress=watcher.advanced, on_outcomes=snapshot
         )
         table = frame(rows(plan, outcomes))
-        folder.write_table(table)
-        folder.write_bytes("pictures.npz", pictures(plan, store, outcomes))
         facts = manifest(plan, outcomes, store, devices)
-        previous = folder.read_json("manifest.json")
-        if not work.jobs and isinstance(previous, dict) and previous.get("suite") == facts["suite"]:
-            # Nothing was computed: the manifest goes on telling of the run that made these values.
-            facts |= {name: previous[name] for name in ("command", "started", "seconds") if name in previous}
-        else:
-            facts |= {"started": started.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock, 2)}
+        if not work.jobs and folder.holds(table, facts):
+            return Results.load(folder.directory)  # nothing was computed, nothing has changed
+        facts |= {"started": started.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock, 2)}
+        folder.write_table(table)
+        folder.write_bytes("pictures.npz", pictures(plan, store))
         folder.write_json("manifest.json", facts)
         results = Results.load(folder.directory)
         from .report.page import write_page
@@ -238,7 +235,7 @@ def _failures(plan: Plan, outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
     return [{"rows": count, "trace": trace} for trace, count in traces.items()]
 
 
-def pictures(plan: Plan, store: Store, outcomes: dict[str, Outcome]) -> bytes:
+def pictures(plan: Plan, store: Store) -> bytes:
     """Trajectories and samples of each method's first seed, and the data, as the npz that the report draws."""
     index: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {}

@@ -323,15 +323,15 @@ def _print_results(console: Console, results: Results) -> None:
         ", ".join(f"{count} {status}" for status, count in counts.items()) + f" of {len(results.table)} values"
     )
     assert results.directory is not None
-    console.print(f"table   {results.directory / 'results.csv'}", soft_wrap=True)
-    console.print(f"report  {results.directory / 'report.html'}", soft_wrap=True)
+    console.print(f"table   {results.directory / 'results.csv'}", soft_wrap=True, markup=False)
+    console.print(f"report  {results.directory / 'report.html'}", soft_wrap=True, markup=False)
 
 
 def _print_failures(console: Console, results: Results) -> None:
     bad = results.table[results.table["status"].isin(["failed", "diverged", "timeout"])]
     console.print(f"[bold red]{len(bad)} of {len(results.table)} values failed:[/]")
     for (method, status, reason), group in list(bad.groupby(["method", "status", "reason"], dropna=False))[:5]:
-        console.print(f"  {len(group)} × {method}, {status}: {_escape(str(reason))}", highlight=False)
+        console.print(f"  {len(group)} × {method}, {status}: {reason}", highlight=False, markup=False)
 
 
 def _print_outline(outline: Any) -> None:
@@ -367,10 +367,12 @@ def _print_outline(outline: Any) -> None:
                 else "to train"
             )
             console.print(
-                f"  {state:<11}{flow.key}  {flow.path.label()}, {flow.coupling.label()}, {flow.model.label()}, reflow {flow.reflow}, seed {flow.seed}",
+                f"  {state:<11}{flow.key}  {flow.path.label()}, {flow.coupling.label()}, {flow.model.label()}, "
+                f"reflow {flow.reflow}, seed {flow.seed}",
                 highlight=False,
+                markup=False,
                 soft_wrap=True,
-            )  # noqa: E501
+            )
     console.print(
         f"{work.train_samples:,} samples to train on, {work.solves} solves, {work.values} values to measure.",
         highlight=False,

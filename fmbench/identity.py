@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -37,6 +38,11 @@ class Spec(BaseModel):
             raise TypeError(f"{type(self).__name__}: classify {sorted(unclassified)} as shaping or silent")
         fields = {name: _plain(getattr(self, name)) for name in sorted(self.shaping)}
         return {"stage": self.stage, "version": self.version, **fields}
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("key", None)  # that of the original's fields
+        return copy
 
     @cached_property
     def key(self) -> str:

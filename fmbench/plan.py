@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,15 +117,10 @@ def _task_cells(suite: Suite, task: Task) -> list[Cell]:
                             spec,
                         )
                     )
+    floor_columns = {"model": "data", "method": "data", "data": label_of(task.data), "source": label_of(task.source)}
     floors = [
         Cell(
-            {
-                "data": label_of(task.data),
-                "model": "data",
-                "method": "data",
-                "sample_seed": suite.sample.seed,
-                "metric": metric.label(),
-            },
+            {**floor_columns, "sample_seed": suite.sample.seed, "metric": metric.label()},
             FloorSpec(data=task.data, metric=metric, n=suite.sample.n, sample_seed=suite.sample.seed),
         )
         for metric in suite.metrics
@@ -221,21 +217,23 @@ def _filtered(cells: list[Cell], rule: str) -> list[Cell]:
         raise UserError(f"--only '{rule}': write column=value, such as path=rectified")
     if column not in columns:
         raise unknown("column", column, columns)
-    wanted = {value.strip() for value in text.split(",")}
+    wanted = {value.strip() for value in re.split(r",(?![^\[]*\])", text)}  # no comma inside mlp[depth=2,width=16]
     have: set[str] = set()
     kept = []
     for cell in cells:
         value = cell.columns.get(column)
         names = {_text(value), _text(value).partition("[")[0]}
         have.add(_text(value))
-        # Floors and values of the flow itself have no solver to be filtered by: they stay with what they explain.
-        inapplicable = value is None or (
-            column in ("solver", "nfe") and cell.columns.get("solver") in (None, "reference")
+        # Floors have no flow, values of the flow no solver to be filtered by: they stay with what they explain.
+        inapplicable = (
+            value is None
+            or (column in ("solver", "nfe") and cell.columns.get("solver") in (None, "reference"))
+            or (column in ("method", "model") and isinstance(cell.spec, FloorSpec))
         )
         if inapplicable or names & wanted:
             kept.append(cell)
     for value in wanted:
-        if value not in have | {name.partition("[")[0] for name in have}:
+        if not value or value not in have | {name.partition("[")[0] for name in have}:
             raise unknown(f"{column} in this suite", value, have - {""})
     return kept
 

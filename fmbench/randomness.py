@@ -32,7 +32,8 @@ def stream(draw: Callable[[int, torch.Generator], Tensor], start: int, stop: int
     Args:
         draw: `(n, generator) -> (n, *shape)`, always called with n = BLOCK.
     """
-    blocks = range(start // BLOCK, -(-stop // BLOCK))
+    first = start // BLOCK
+    blocks = range(first, max(first + 1, -(-stop // BLOCK)))  # one at least: an empty slice has a shape, too
     drawn = torch.cat([draw(BLOCK, generator(*parts, block)) for block in blocks])
-    offset = start - blocks[0] * BLOCK if len(blocks) else 0
+    offset = start - first * BLOCK
     return drawn[offset : offset + stop - start]

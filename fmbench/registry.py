@@ -51,7 +51,8 @@ class Component(BaseModel):
 
 
 def _show(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")
+    # The shortest digits that mean this number: two different components never share a label.
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value).replace(" ", "")
 
 
 T = TypeVar("T", bound=Component)
@@ -107,7 +108,7 @@ class Registry(Generic[T]):
             )
         cls = self.get(value["name"])
         try:
-            return cls(**{key: item for key, item in value.items() if key != "name"})
+            return cls.model_validate({key: item for key, item in value.items() if key != "name"})
         except ValidationError as error:
             raise UserError(f"{self.kind} '{cls.name}': {describe(error, cls.model_fields)}") from None
 

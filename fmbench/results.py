@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import UserError, unknown
-from .statistics import Estimate, combine, normal_interval
+from .statistics import Estimate, combine, interval
 from .table import (
     COLUMNS,
     DESCRIPTION,
@@ -272,7 +272,7 @@ def _average(rows: list[dict[str, Any]], level: float) -> dict[str, Any]:
     total, low, high = Estimate(math.nan, math.nan, 0), math.nan, math.nan
     if seeds:
         total = combine([combine(estimates) for estimates in seeds.values()])
-        low, high = normal_interval(total, level)
+        low, high = interval(total, level)
     failures = Counter(row["status"] or "no status" for row in rows if row["status"] != "ok")
     return line | {
         "mean": total.value,

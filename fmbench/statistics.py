@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING
+
+from scipy.special import stdtrit
 
 if TYPE_CHECKING:  # tables and claims use this file without tensors
     from torch import Tensor
@@ -14,11 +15,12 @@ if TYPE_CHECKING:  # tables and claims use this file without tensors
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its standard error over samples, and the number of samples behind it."""
+    """A value, its standard error, the number of samples behind it, and the degrees of freedom of the standard error."""
 
     value: float
     stderr: float
     n: int
+    freedom: float = math.inf
 
 
 def mean(x: Tensor) -> Estimate:
@@ -43,11 +45,11 @@ def root(estimate: Estimate) -> Estimate:
     return Estimate(value, estimate.stderr / (2 * value) if value > 0 else math.inf, estimate.n)
 
 
-def normal_interval(estimate: Estimate, level: float = 0.95) -> tuple[float, float]:
-    """The two-sided normal interval `(low, high)`; the whole line where the standard error is infinite or undefined."""
+def interval(estimate: Estimate, level: float = 0.95) -> tuple[float, float]:
+    """Student's two-sided interval `(low, high)`; the whole line where the standard error is infinite or undefined."""
     if not math.isfinite(estimate.stderr):
         return -math.inf, math.inf
-    half = NormalDist().inv_cdf(0.5 + level / 2) * estimate.stderr
+    half = float(stdtrit(min(estimate.freedom, 1e9), 0.5 + level / 2)) * estimate.stderr
     return estimate.value - half, estimate.value + half
 
 
@@ -56,7 +58,8 @@ def combine(estimates: Sequence[Estimate]) -> Estimate:
 
     stderr² = (variance between the K seeds' values) / K + (mean of their own stderr²). The second term is not divided
     by K: seeds are evaluated on common random numbers (same z0, same held-out data), so more seeds do not average that
-    error away. With one seed the first term is unknown and left out: the error is then over samples alone.
+    error away. With one seed the first term is unknown and left out: the error is then over samples alone. The degrees
+    of freedom are Welch and Satterthwaite's: K − 1 where the seeds dominate, endless where the samples do.
     """
     if not estimates:
         raise ValueError("no estimates to combine")
@@ -64,7 +67,8 @@ def combine(estimates: Sequence[Estimate]) -> Estimate:
     value = math.fsum(e.value for e in estimates) / count
     between = math.fsum((e.value - value) ** 2 for e in estimates) / (count - 1) / count if count > 1 else 0.0
     within = sum(e.stderr**2 for e in estimates) / count
-    return Estimate(value, math.sqrt(between + within), sum(e.n for e in estimates))
+    freedom = (between + within) ** 2 * (count - 1) / between**2 if between > 0 and math.isfinite(within) else math.inf
+    return Estimate(value, math.sqrt(between + within), sum(e.n for e in estimates), freedom)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

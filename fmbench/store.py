@@ -14,17 +14,18 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import platformdirs
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
 from .errors import UserError
 from .identity import canonical, key_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LAYOUT = "v1"  # of the cache folder
 
@@ -88,8 +89,10 @@ class Store:
             sound = (
                 record["sha256"] == hashlib.sha256(canonical(body)).hexdigest() and key_of(record["identity"]) == key
             )
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None
+        except OSError as error:
+            raise UserError(f"cannot read {error.filename}: {error.strerror}. Mend it or set FMBENCH_CACHE.") from None
         return _decode(record["info"]) if sound else None
 
     def has(self, key: str) -> bool:
@@ -108,7 +111,7 @@ class Store:
             content = path.read_bytes()
             if info is None or hashlib.sha256(content).hexdigest() != record["tensors"]:
                 raise ValueError("checksum differs")
-            return Artefact(info, load(content))
+            return Artefact(info, _unpack(content))
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(
                 f"the cached artefact {path} is damaged ({error}). Remove it and its .json, then run again."
@@ -120,7 +123,7 @@ class Store:
         """Stores an artefact under its key; the record last, so that a kill leaves nothing that looks finished."""
         digest = None
         if tensors is not None:
-            content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+            content = _pack(tensors)
             digest = hashlib.sha256(content).hexdigest()
             write_atomically(self._file(key, ".safetensors"), content, durable=True)
         body = {"identity": identity, "info": _encode(info), "tensors": digest}
@@ -130,13 +133,13 @@ class Store:
     def checkpoint(self, key: str) -> dict[str, Tensor] | None:
         """The last checkpoint of an unfinished training, or None (a damaged one is not used)."""
         try:
-            return load(self._file(key, ".checkpoint").read_bytes())
+            return _unpack(self._file(key, ".checkpoint").read_bytes())
         except (OSError, SafetensorError):
             return None
 
     def write_checkpoint(self, key: str, state: dict[str, Tensor]) -> None:
         write_atomically(
-            self._file(key, ".checkpoint"), save({name: t.contiguous() for name, t in state.items()}), durable=True
+            self._file(key, ".checkpoint"), _pack(state), durable=True
         )
 
     def drop_checkpoint(self, key: str) -> None:
@@ -188,6 +191,17 @@ class ResultFolder:
         write_atomically(self.directory / "results.parquet", table.to_parquet(index=False))
         write_atomically(self.directory / "results.csv", table.to_csv(index=False).encode())
 
+    def holds(self, table: pd.DataFrame, manifest: dict[str, Any]) -> bool:
+        """Whether the folder is complete and its table is this one, made from this suite by this version."""
+        try:
+            same_table = (self.directory / "results.csv").read_bytes() == table.to_csv(index=False).encode()
+        except OSError:
+            return False
+        there = all((self.directory / name).is_file() for name in ("results.parquet", "pictures.npz", "report.html"))
+        known = self.read_json("manifest.json")
+        same = isinstance(known, dict) and all(known.get(name) == manifest[name] for name in ("fmbench", "suite"))
+        return same_table and there and same
+
     def read_json(self, name: str) -> Any:
         """The content of a JSON file of the folder; None where there is none or it is damaged."""
         try:
@@ -200,6 +214,18 @@ class ResultFolder:
 
     def write_bytes(self, name: str, content: bytes) -> None:
         write_atomically(self.directory / name, content)
+
+
+def _pack(tensors: dict[str, Tensor]) -> bytes:
+    from safetensors.torch import save  # torch: reports read tables, and must not wait for it
+
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def _unpack(content: bytes) -> dict[str, Tensor]:
+    from safetensors.torch import load
+
+    return load(content)
 
 
 def _encode(value: Any) -> Any:

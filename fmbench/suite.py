@@ -94,7 +94,10 @@ def _takes_list(annotation: Any) -> bool:
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a column of the table holds it
 
 
 class Task(_Strict):
@@ -105,7 +108,7 @@ class Task(_Strict):
 
     @model_validator(mode="after")
     def _same_shape(self) -> Task:
-        if self.source.name == "normal":
+        if self.source.name == "normal" and "dims" not in self.source.model_fields_set:
             # The standard normal takes the shape of what it is carried to.
             object.__setattr__(self, "source", DATA.build({"name": "normal", "dims": self.data.shape}))
         elif self.source.shape != self.data.shape:
@@ -126,7 +129,7 @@ class FlowAxes(_Strict):
     times: Annotated[list[TimeLaw], _several(TIMES)] = Field(default="uniform", validate_default=True)
     model: Annotated[list[Model], _several(MODELS)] = Field(default="mlp", validate_default=True)
     reflow: Annotated[list[NonNegativeInt], BeforeValidator(_listed)] = Field(default=0, validate_default=True)
-    seed: Annotated[list[NonNegativeInt], BeforeValidator(_listed)] = Field(default=0, validate_default=True)
+    seed: Annotated[list[Seed], BeforeValidator(_listed)] = Field(default=0, validate_default=True)
     exclude: list[dict[str, Any]] = []
 
     @field_validator("path", "coupling", "prediction", "times", "model", "reflow", "seed")
@@ -203,6 +206,8 @@ def _budgets(value: Any) -> list[Budget]:
                 if nfe is not None
                 else [_positive("steps", n) for n in _listed(steps)]
             )
+            if not counts:
+                raise UserError(f"solver '{solver.name}': the list of its budgets is empty: give at least one")
             grids = [GRIDS.build(g) for g in _listed("uniform" if grid is None else grid)]
             budgets += [Budget(solver=solver, grid=g, steps=n) for g in grids for n in counts]
     except UserError as error:
@@ -210,9 +215,12 @@ def _budgets(value: Any) -> list[Budget]:
     return budgets
 
 
+MOST_CALLS = 1_000_000
+
+
 def _positive(key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{key} = {value!r}: whole numbers from 1 on")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_CALLS:
+        raise UserError(f"{key} = {value!r}: whole numbers from 1 to {MOST_CALLS:,}")
     return value
 
 
@@ -228,7 +236,7 @@ class SampleSettings(_Strict):
 
     n: PositiveInt = 10_000
     batch: PositiveInt = 4096
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     solvers: list[Budget]
     reference: ReferenceSettings = ReferenceSettings()
 
@@ -282,7 +290,7 @@ class Suite(_Strict):
     @field_validator("metrics")
     @classmethod
     def _distinct_metrics(cls, metrics: list[Metric]) -> list[Metric]:
-        labels = [Component.label(metric) for metric in metrics]
+        labels = [metric.label() for metric in metrics]  # the table's, which cannot tell two n of one metric apart
         if not labels:
             raise ValueError("the list is empty: give at least one metric")
         if twice := [label for label in labels if labels.count(label) > 1]:
@@ -321,7 +329,8 @@ class Suite(_Strict):
 
     def resolved(self) -> dict[str, Any]:
         """The whole suite with every default filled in, as plain values: what the manifest holds; `parse` reads it back."""
-        return _resolved(self)
+        plain: dict[str, Any] = _resolved(self)
+        return plain if self.tasks else {**plain, "source": self.problems()[0].source.spec()}
 
 
 def _resolved(value: Any) -> Any:
@@ -341,11 +350,16 @@ class _StrictLoader(yaml.SafeLoader):
     """Safe YAML in which a key may stand only once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice", node.start_mark)
+        if isinstance(node, yaml.MappingNode):  # else the base class says what is wrong
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
+            for key in keys:
+                if keys.count(key) > 1:
+                    raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+# What PyYAML raises on broken input: its constructors let their own errors through (`!!bool x` is a KeyError).
+BROKEN_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 def shipped() -> list[str]:
@@ -394,10 +408,8 @@ def _read(path: FilePath) -> dict[str, Any]:
         raise UserError(
             f"{path} is not a text file. A suite is YAML, such as `fmbench show moons-nfe-sweep` prints."
         ) from None
-    except yaml.YAMLError as error:
+    except BROKEN_YAML as error:
         raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
-    except (RecursionError, ValueError) as error:
-        raise UserError(f"{path} is no valid YAML: {error}") from None
     if not isinstance(raw, dict):
         held = "is empty" if raw is None else f"holds a {type(raw).__name__}, not a mapping"
         raise UserError(
@@ -413,7 +425,7 @@ def override_value(raw: dict[str, Any], override: str) -> dict[str, Any]:
         raise UserError(f"--set '{override}': write key=value, such as flow.seed=[0,1]")
     try:
         value = yaml.load(text, Loader=_StrictLoader)
-    except (yaml.YAMLError, ValueError) as error:
+    except BROKEN_YAML as error:
         raise UserError(f"--set '{override}': the value is no valid YAML: {' '.join(str(error).split())}") from None
     return typing.cast(dict[str, Any], _put(raw, key.strip().split("."), value, key.strip()))
 

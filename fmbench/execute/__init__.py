@@ -13,7 +13,7 @@ from ..stages.flow import FlowSpec
 from ..stages.measure import FloorSpec, MeasureSpec
 from ..stages.sample import ReferenceSpec, SampleSpec
 from ..store import Store
-from .jobs import CellJob, FloorJob, Job, Outcome, PairsJob, TrainJob
+from .jobs import CellJob, FloorJob, Job, Outcome, PairsJob, TrainJob, train_job
 from .workers import Message, ProcessWorker, ThreadWorker, Worker
 
 __all__ = ["Missing", "Outcome", "execute", "missing"]
@@ -98,16 +98,13 @@ def _flow_jobs(flows: Sequence[FlowSpec], store: Store) -> tuple[list[Job], int]
     for flow in wanted.values():
         siblings = flow.model_copy(update={"seed": 0, "pairs": None}).key
         groups.setdefault(siblings, []).append(flow)
-    trainings: list[Job] = []
+    trainings: list[TrainJob] = []
     for group in groups.values():
         size = max(1, group[0].model.stack())
-        for i in range(0, len(group), size):
-            part = tuple(group[i : i + size])
-            needs = tuple(flow.pairs.key for flow in part if flow.pairs is not None)
-            trainings.append(TrainJob(tuple(flow.key for flow in part), needs, flows=part))
+        trainings += [train_job(group[i : i + size]) for i in range(0, len(group), size)]
     # The longest first, so that no worker is left alone with one at the end: OT couplings are slow, then many seeds.
-    trainings.sort(key=lambda job: (job.flows[0].coupling.name != "independent", len(job.flows)), reverse=True)  # type: ignore[attr-defined]
-    return trainings + jobs, sum(flow.train.steps * flow.train.batch for flow in wanted.values())
+    trainings.sort(key=lambda job: (job.flows[0].coupling.name != "independent", len(job.flows)), reverse=True)
+    return [*trainings, *jobs], sum(flow.train.steps * flow.train.batch for flow in wanted.values())
 
 
 @dataclass
@@ -118,7 +115,7 @@ class _Schedule:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     def settle(self, outcomes: dict[str, Outcome]) -> None:
-        """Takes in outcomes; jobs whose needs failed are settled by that failure, and so on down."""
+        """Takes in outcomes; jobs, or pieces of them, whose needs failed are settled by that failure, and so on down."""
         self.outcomes |= outcomes
         changed = True
         while changed:
@@ -129,8 +126,17 @@ class _Schedule:
                 )
                 if broken is not None:
                     self.waiting.remove(job)
-                    self.outcomes |= {key: broken for key in job.provides}
+                    pieces = job.pieces()
+                    self.waiting += pieces
+                    self.outcomes |= {key: broken for key in job.provides if not pieces}
                     changed = True
+
+    def lose(self, job: Job, reason: str) -> None:
+        """A job that took its worker down: its pieces are tried alone, so that only the guilty one fails."""
+        if pieces := job.pieces():
+            self.waiting = pieces + self.waiting
+        else:
+            self.settle({key: Outcome("failed", reason) for key in job.provides})
 
     def next(self) -> Job | None:
         for job in self.waiting:
@@ -186,16 +192,17 @@ def execute(
                 raise UserError(message.content)
             elif message.kind == "done":
                 schedule.settle(message.content)
+                worker.job, worker.proven = None, True
                 idle.append(worker)
                 on_outcomes(schedule.outcomes)
             elif message.kind == "died" and worker in workers:
-                lost = worker.job.provides if worker.job else ()
-                if not lost and worker in idle:
-                    raise RuntimeError(f"a worker could not start: {message.content}")
-                schedule.settle({key: Outcome("failed", message.content) for key in lost})
+                if worker.job is not None:
+                    schedule.lose(worker.job, message.content)
+                elif not worker.proven:
+                    raise UserError(f"a worker process could not start: {message.content}. Try --workers 1.")
                 replacement = hire(worker.device)
                 workers[workers.index(worker)] = replacement
-                idle.append(replacement)
+                idle = [*(other for other in idle if other is not worker), replacement]
     finally:
         for worker in workers:
             worker.close()

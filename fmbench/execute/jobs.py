@@ -48,10 +48,23 @@ class Job:
     provides: tuple[str, ...]
     needs: tuple[str, ...] = ()
 
+    def pieces(self) -> list[Job]:
+        """The job's parts, to be tried each alone where the whole cannot be done; none where it has no parts."""
+        return []
+
 
 @dataclass(frozen=True)
 class TrainJob(Job):
     flows: tuple[FlowSpec, ...] = ()
+
+    def pieces(self) -> list[Job]:
+        return [train_job([flow]) for flow in self.flows] if len(self.flows) > 1 else []
+
+
+def train_job(flows: Sequence[FlowSpec]) -> TrainJob:
+    """Flows that differ in their seed alone, trained together."""
+    needs = tuple(flow.pairs.key for flow in flows if flow.pairs is not None)
+    return TrainJob(tuple(flow.key for flow in flows), needs, flows=tuple(flows))
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,13 @@ class CellJob(Job):
 
     cell: SampleSpec | ReferenceSpec | None = None
     measures: tuple[MeasureSpec, ...] = ()
+
+    def pieces(self) -> list[Job]:
+        if self.cell is None or not self.measures or self.cell.key not in self.provides:
+            return []
+        solve = CellJob((self.cell.key,), self.needs, cell=self.cell)
+        needs = (*self.needs, self.cell.key)
+        return [solve, *(CellJob((m.key,), needs, cell=self.cell, measures=(m,)) for m in self.measures)]
 
 
 @dataclass(frozen=True)
@@ -90,7 +110,7 @@ class Bench:
         if isinstance(job, CellJob) and job.cell is not None:
             return self._cell(job.cell, job.measures)
         if isinstance(job, FloorJob):
-            return {spec.key: self._measured(spec, lambda spec=spec: floor(spec)) for spec in job.floors}
+            return {spec.key: self._floor(spec) for spec in job.floors}
         raise TypeError(f"no job: {job!r}")
 
     def _train(self, flows: Sequence[FlowSpec]) -> dict[str, Outcome]:
@@ -166,6 +186,11 @@ class Bench:
             self.progress("measured", 1)
         return outcomes
 
+    def _floor(self, spec: FloorSpec) -> Outcome:
+        outcome = self._measured(spec, lambda: floor(spec))
+        self.progress("measured", 1)
+        return outcome
+
     def _solve(self, cell: SampleSpec | ReferenceSpec) -> Outcome:
         if self.store.has(cell.key):
             return Outcome()
@@ -203,7 +228,7 @@ class Bench:
 
         def attempt() -> Outcome:
             estimate = measure()
-            return Outcome(value=estimate.value, stderr=estimate.stderr, n=estimate.n)
+            return Outcome(value=float(estimate.value), stderr=float(estimate.stderr), n=int(estimate.n))
 
         result = self._attempt(attempt)
         facts = {"seconds": time.perf_counter() - started, "device": self.device}

@@ -20,7 +20,9 @@ from typing import Any, BinaryIO
 
 from ..errors import UserError
 from ..store import Store
-from .jobs import Bench, Job, Outcome
+from .jobs import Bench, Job
+
+OWN_COMPONENTS = "Components of your own belong in a file given with --plugin (plugins=…), or use one worker."
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Worker:
     def __init__(self, messages: queue.Queue[Message], device: str):
         self.messages, self.device = messages, device
         self.job: Job | None = None
+        self.proven = False  # it has finished a job
 
     def submit(self, job: Job) -> None:
         self.job = job
@@ -79,7 +82,7 @@ class ProcessWorker(Worker):
     def __init__(self, messages: queue.Queue[Message], device: str, store: Store, plugins: Sequence[str]):
         super().__init__(messages, device)
         # Read when the numerical libraries load: one thread a worker, which also makes results independent of the cores.
-        threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
@@ -97,8 +100,12 @@ class ProcessWorker(Worker):
 
     def _send(self, item: Any) -> None:
         assert self.process.stdin is not None
+        try:
+            content = pickle.dumps(item)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UserError(f"a job cannot be sent to a worker process ({error}). {OWN_COMPONENTS}") from None
         with contextlib.suppress(BrokenPipeError):  # its death is told by _listen
-            pickle.dump(item, self.process.stdin)
+            self.process.stdin.write(content)
             self.process.stdin.flush()
 
     def _listen(self) -> None:
@@ -146,12 +153,15 @@ def serve(jobs: BinaryIO, messages: BinaryIO) -> None:
                 inbox.put(pickle.load(jobs))
             except (EOFError, OSError):
                 os._exit(0)
+            except Exception as error:
+                tell("stop", f"a worker process does not know what a job names ({error}). {OWN_COMPONENTS}")
+                return
 
     greeting = pickle.load(jobs)
-    threading.Thread(target=read, daemon=True).start()
     from ..plugins import load_plugins
 
-    load_plugins(greeting["plugins"])
+    load_plugins(greeting["plugins"])  # before the first job, which may name what they define
+    threading.Thread(target=read, daemon=True).start()
     bench = Bench(greeting["store"], greeting["device"], lambda what, amount: tell("progress", (what, amount)))
     with one_thread(bench.device):
         while True:

@@ -32,7 +32,7 @@ class UNet(Model):
         shape = data.shape
         if len(shape) != 3:
             raise UserError(f"model 'unet' needs images (C, H, W); this data has shape {shape}. Use 'mlp'.")
-        if min(shape[1:]) % 2 ** (len(self.multipliers) - 1):
+        if any(side % 2 ** (len(self.multipliers) - 1) for side in shape[1:]):
             raise UserError(
                 f"model 'unet': {len(self.multipliers)} levels do not divide images of {shape[1]}×{shape[2]}"
             )

@@ -16,12 +16,14 @@ def render(results: Sequence[Results], format: str = "html") -> str:
     """One report over one or several results.
 
     Raises:
-        UserError: no such format, or no results.
+        UserError: no such format, no results, or an empty one.
     """
     if format not in FORMATS:
         raise unknown("report format", format, FORMATS)
     if not results:
         raise UserError("no results to report: name at least one folder that `fmbench run --out` made")
+    for result in results:
+        _ = result.main_metric  # an empty result says so
     if format == "html":
         from .page import render_page  # Altair takes a second to import: only the page waits for it
 

@@ -27,7 +27,7 @@ BLUE, RED, PINK, GREY = "#0072B2", "#D55E00", "#CC79A7", "#888888"
 FIXED = {"RF": BLUE, "FM-OT": SKY, "OT-CFM": GREEN, "VP": RED, "VE": PINK, "I-CFM": ORANGE, "2-RF": BLACK}
 PALETTE = [BLUE, RED, GREEN, PINK, ORANGE, SKY, BLACK, GREY]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]  # the runs of a report over several
-SHAPES = ["circle", "square", "triangle-up", "diamond", "triangle-down", "triangle-right", "triangle-left", "stroke"]
+SHAPES = ["circle", "square", "triangle-up", "diamond", "triangle-down", "triangle-right", "triangle-left", "cross"]
 VEGA_LITE = "_".join(alt.SCHEMA_VERSION.split(".")[:2])  # the version that Altair's charts are written for
 CONFIG = {
     "font": "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif",
@@ -105,7 +105,7 @@ def metric_chart(summary: pd.DataFrame, metric: str, width: int = 1000, height: 
     ticks = ticks[:: 1 if len(ticks) <= 7 else 2]
     calls = alt.Scale(type="log", base=2, domain=[first, last])
     x = alt.X("nfe:Q", title="network calls per sample", scale=calls,
-              axis=alt.Axis(values=ticks, format="~g", grid=False))  # fmt: skip
+              axis=alt.Axis(values=ticks, format="~g", grid=False, labelFlush=False))  # fmt: skip
     y_scale = alt.Scale(type="log", domain=[low, high]) if log else alt.Scale(domain=[low, high], zero=False)
     runs = list(dict.fromkeys(flow.rpartition(": ")[0] for flow in flows))
     dash = alt.StrokeDash("run:N", legend=None, scale=alt.Scale(domain=runs, range=DASHES[: len(runs)] or DASHES))
@@ -147,7 +147,8 @@ def metric_chart(summary: pd.DataFrame, metric: str, width: int = 1000, height: 
     present = {row["kind"] for row in data}
     kinds = ["floor", "floor", "fixed", "fixed", "fixed", "adaptive", "adaptive", "failed"]
     layers = [_unit(line) for kind, line in zip(kinds, lines, strict=True) if kind in present]
-    layers[-1]["params"] = [pick.param.to_dict()]
+    bound = next((layer for layer in layers if layer["mark"]["type"] == "line"), layers[-1])
+    bound["params"] = [pick.param.to_dict()]
     facet = alt.Facet("panel:N", title=None, sort=panels or adaptive,
                       header=alt.Header(labelFontSize=12, labelFontWeight="bold", labelPadding=4))  # fmt: skip
     return {  # put together here: Altair copies everything it holds at every step, which takes half a second a chart

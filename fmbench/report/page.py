@@ -191,15 +191,13 @@ def _distinct(results: Sequence[Results]) -> list[Results]:
 
 def _together(results: Sequence[Results]) -> dict[str, Any]:
     """All results in one chart and one table, and the first compared with each other one."""
-    tables_ = [
-        result.table.assign(
-            suite="together",
-            method=(result.name + ": " + result.table["method"]).astype("string"),
-            data=result.table["data"],
-        )
-        for result in results
+    main = results[0].main_metric
+    parts = [result.select(metric=main) for result in results]
+    runs = [
+        part.table.assign(suite="together", method=(part.name + ": " + part.table["method"]).astype("string"))
+        for part in parts
     ]
-    merged = Results(pd.concat(tables_, ignore_index=True))
+    merged = Results(pd.concat(runs, ignore_index=True))
     section = _section(merged, "together")
     verdicts = []
     for other in results[1:]:

@@ -37,7 +37,7 @@ def trajectories(pictures: Sequence[Picture]) -> list[tuple[str, Markup]]:
             flows.setdefault(picture.method or "flow", picture)
     if not flows:
         return []
-    window = _window([flow.array for flow in flows.values()])
+    window = _window([flow.array[[0, -1]] for flow in flows.values()], 0.12)
     panels = []
     for method, flow in flows.items():
         real = _data_for(flow, pictures)
@@ -112,7 +112,7 @@ def _window(arrays: Sequence[np.ndarray], margin: float = 0.05) -> np.ndarray:
     points = points[np.isfinite(points).all(1)]
     if not len(points):
         points = np.zeros((1, 2))
-    low, high = np.quantile(points, [0.002, 0.998], axis=0)
+    low, high = np.quantile(points, [0.01, 0.99], axis=0)
     side = float((high - low).max()) * (1 + 2 * margin) or 1.0
     left, bottom = (low + high) / 2 - side / 2
     return np.array([left, bottom, side])

@@ -28,7 +28,7 @@ class Dopri5(Solver):
 
     def integrate(self, velocity: Velocity, x: Tensor, times: Tensor) -> Solution:
         start, end = times[0], times[-1]
-        field = _TimeToGo(velocity, end)
+        field = _TimeToGo(velocity, start, end)
         span = torch.stack([end - start, torch.zeros_like(end)])
         limit, velocity.max_nfe = velocity.max_nfe, min(velocity.max_nfe, velocity.nfe + self.max_nfe)
         try:
@@ -46,14 +46,16 @@ class _TimeToGo:
     """The field in r = end − t, with torchdiffeq's callback that counts accepted steps.
 
     torchdiffeq rounds time to the state's float32, which near t = 1 knows no times closer than 6e-8; r has no such limit.
+    Its guess of a first step looks as far ahead as ‖x‖ / ‖v‖ allows, past the end too: time is held to its span.
     """
 
-    def __init__(self, velocity: Velocity, end: Tensor):
+    def __init__(self, velocity: Velocity, start: Tensor, end: Tensor):
         self.velocity, self.end = velocity, end
+        self.low, self.high = torch.minimum(start, end), torch.maximum(start, end)
         self.accepted = 0
 
     def __call__(self, r: Tensor, x: Tensor) -> Tensor:
-        return -self.velocity(self.end - r, x)
+        return -self.velocity((self.end - r).clamp(self.low, self.high), x)
 
     def callback_accept_step(self, *_: Any) -> None:
         self.accepted += 1

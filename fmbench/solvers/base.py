@@ -44,7 +44,7 @@ class Solver(Component):
             raise UserError(f"solver '{self.name}' chooses its own calls: give rtol and atol, not nfe")
         steps, rest = divmod(nfe, self.calls_per_step)
         if rest or steps < 1:
-            near = sorted({max(1, steps) * self.calls_per_step, (steps + 1) * self.calls_per_step})
+            near = sorted({max(1, count) * self.calls_per_step for count in (steps, steps + 1)})
             raise UserError(
                 f"solver '{self.name}' cannot meet nfe = {nfe}: it makes {self.calls_per_step} calls a step. "
                 f"Valid: multiples of {self.calls_per_step}, nearest {' or '.join(map(str, near))}."

@@ -20,7 +20,7 @@ from ..solvers.base import Solver
 class TrainSettings(BaseModel):
     """How a network is trained. Sizes are in samples seen, so that the batch size never changes their meaning."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     samples: PositiveInt = 500_000
     batch: PositiveInt = 256

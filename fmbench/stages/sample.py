@@ -159,7 +159,7 @@ def _enough_steps(field: Field, path: Path, z0: Tensor, tolerance: float, most: 
     """
     solver, steps, error = RK4(), 16, float("inf")
     coarse = solver.integrate(Velocity(field), z0, reference_times(path, steps).to(z0.device)).x
-    while steps < most:
+    while 2 * steps <= most:
         fine = solver.integrate(Velocity(field), z0, reference_times(path, 2 * steps).to(z0.device)).x
         require_finite(fine, "the reference solve")
         previous, error = error, (fine.double() - coarse.double()).square().mean().sqrt().item()
@@ -203,9 +203,11 @@ def _solve(field: Field, path: Path, x: Tensor, steps: int) -> _Solved:
         nodes.append(k1)
         states.append(x[:DRAWN])
     nodes.append(field(times[-1], x))
-    weights = torch.from_numpy(simpson(np.eye(steps + 1), x=times.numpy())).to(x.device)
+    simpson_weights = torch.from_numpy(simpson(np.eye(steps + 1), x=times.numpy())).to(x.device)
     chord = (x.double() - z0.double()).flatten(1)
-    straightness = sum(w * (chord - v.flatten(1)).square().sum(1) for w, v in zip(weights, nodes, strict=True))
+    straightness = torch.zeros_like(energy)
+    for weight, v in zip(simpson_weights, nodes, strict=True):
+        straightness += weight * (chord - v.flatten(1)).square().sum(1)
     return _Solved(x, nodes[0], energy, straightness, length, torch.stack(states))
 
 

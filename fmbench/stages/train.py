@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import Diverged, UserError
 from ..flow.couplings import Coupling
 from ..models.base import Network
-from ..randomness import generator
+from ..randomness import generator, seed_of
 from .flow import FlowSpec, TrainSettings
 
 FLOATS_IN_ADVANCE = 2**20  # minibatches are prepared some steps ahead, up to this many numbers a seed
@@ -30,7 +31,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Minibatches:
-    """What the network of every seed sees in some consecutive steps: `(S, K, B, …)`, K steps."""
+    """What one seed's network sees in K consecutive steps: `(K, B, …)`."""
 
     t: Tensor
     inputs: Tensor
@@ -116,11 +117,12 @@ def train(
     optimiser = torch.optim.AdamW([packed.flat], lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     curve: list[Tensor] = []  # (S, 2) each: samples seen, mean loss since the last point
     start, since, loss_sum = 0, 0, torch.zeros(stack, device=device)
-    if states and all(state is not None for state in states):
-        _restore([s for s in states if s is not None], packed, average, optimiser)
-        start, since = int(states[0]["step"]), int(states[0]["since"])
-        loss_sum = torch.stack([state["loss_sum"] for state in states]).to(device)
-        curve = list(torch.stack([state["curve"] for state in states], dim=1).unbind(0))
+    known = [state for state in states or () if state is not None]
+    if len(known) == stack:
+        _restore(known, packed, average, optimiser)
+        start, since = int(known[0]["step"]), int(known[0]["since"])
+        loss_sum = torch.stack([state["loss_sum"] for state in known]).to(device)
+        curve = list(torch.stack([state["curve"] for state in known], dim=1).unbind(0))
     data_std = first.data.moments()[1]
     log_every = max(1, steps // 100)
     started = last_saved = time.monotonic()
@@ -129,7 +131,8 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = _learning_rate(settings, step)
         t, inputs, targets = batches
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        bfloat16 = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.precision == "bfloat16")
+        with bfloat16, _own_randomness(network, device, "dropout", first.reflow, first.seed, step):
             predicted = network(t, inputs)
         loss = (predicted.float() - targets).square().flatten(1).mean(1)
         gradient = packed.backward(loss.sum())
@@ -139,11 +142,11 @@ def train(
         average.lerp_(packed.flat, 1 - _ema_decay(settings.ema_samples, batch, step))
         loss_sum += loss.detach()
         if (step + 1) % log_every == 0 or step + 1 == steps:
-            mean_loss = loss_sum / (step + 1 - since)
-            curve.append(torch.stack([torch.full_like(mean_loss, (step + 1) * batch), mean_loss], dim=1).double().cpu())
+            mean_loss = (loss_sum / (step + 1 - since)).cpu().double()  # float32 cannot count beyond 2²⁴ samples
+            curve.append(torch.stack([torch.full_like(mean_loss, (step + 1) * batch), mean_loss], dim=1))
             progress((step + 1 - since) * batch * stack)
             since, loss_sum = step + 1, torch.zeros_like(loss_sum)
-            if not torch.isfinite(curve[-1]).any():
+            if not torch.isfinite(curve[-1][:, 1]).any():  # no seed has a finite loss
                 break
         if checkpoint and time.monotonic() - last_saved > CHECKPOINT_SECONDS:
             rows = {"parameters": packed.flat, "average": average, "loss_sum": loss_sum, **_moments(optimiser)}
@@ -239,6 +242,16 @@ def _couple(coupling: Coupling, x0: Tensor, x1: Tensor, size: int, rng: torch.Ge
         first.append(a[i])
         second.append(b[j])
     return torch.cat(first), torch.cat(second)
+
+
+@contextmanager
+def _own_randomness(network: Network, device: str, *parts: str | int) -> Iterator[None]:
+    """Dropout knows the global generator alone: lends it the step's own stream, and gives it back as it was."""
+    draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules())
+    with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else [], enabled=draws):
+        if draws:
+            torch.manual_seed(seed_of(*parts))
+        yield
 
 
 def _learning_rate(settings: TrainSettings, step: int) -> float:

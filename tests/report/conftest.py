@@ -35,13 +35,14 @@ def make_rows(
     task = {"suite": suite, "data": "moons", "source": "normal", "device": "cpu", "sample_seed": 0, "n": 2000}
     rows: list[dict[str, Any]] = []
     for metric, value in FLOORS.items():
-        rows.append(task | {"model": "data", "metric": metric, "value": value, "stderr": value / 15, "unit": UNITS[metric],
-                            "higher_is_better": False, "status": "ok", "key": f"floor-{metric}"})  # fmt: skip
+        rows.append(task | {"model": "data", "metric": metric, "value": value, "stderr": value / 15,
+                            "unit": UNITS[metric], "higher_is_better": False, "status": "ok"})  # fmt: skip
     for method, (path, coupling, error, bend) in FLOWS.items():
         for seed in range(seeds):
             luck = rng.normal(0, 0.004)
             flow = task | {"method": method, "path": path, "coupling": coupling, "prediction": "velocity",
-                           "times": "uniform", "model": "mlp[width=64]", "reflow": 0, "distilled": 0, "seed": seed}  # fmt: skip
+                           "times": "uniform", "model": "mlp[width=64]", "reflow": 0, "distilled": 0,
+                           "seed": seed}  # fmt: skip
 
             def row(metric: str, value: float, flow: dict[str, Any] = flow, **more: Any) -> None:
                 row = flow | {"metric": metric, "value": value, "stderr": abs(value) * 0.02, "unit": UNITS[metric],
@@ -161,7 +162,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One result folder, with claims; read only."""
     directory = write(tmp_path_factory.mktemp("results") / "moons", make_rows(), make_manifest(), make_pictures())
     claims = [
-        {"claim": "ot-straighter", "statement": "OT-CFM is straighter than RF at the same marginal error", "verdict": "supported",
+        {"claim": "ot-straighter", "statement": "OT-CFM is straighter than RF", "verdict": "supported",
          "effect": -0.7, "low": -0.75, "high": -0.65, "p_value": 1e-9, "n": 3, "guard": None},
         {"claim": "ve-best", "statement": "VE has the lowest w2 at 8 calls", "verdict": "refuted",
          "effect": 0.4, "low": 0.3, "high": None, "p_value": 0.4, "n": 3, "guard": "marginal error"},

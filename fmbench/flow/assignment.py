@@ -1,0 +1,135 @@
+"""The assignment that minimises Σ_i ‖a_i − b_j(i)‖² over permutations j: exact, and as fast as the libraries allow.
+
+What is slow differs with the dimension: in the plane the solve (many assignments nearly tie), among images the costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import Diverged
+
+Engine = Callable[[np.ndarray], np.ndarray]
+
+
+def assignment(a: Tensor, b: Tensor, engine: Literal["auto", "pot", "lapjv"] = "auto") -> np.ndarray:
+    """The column j `(n,)` int64 of each row, for points a, b `(n, d)`.
+
+    Raises:
+        Diverged: a or b is not finite. RuntimeError: the engine stopped before the optimum.
+    """
+    n, d = a.shape
+    solve = partial(_solve, _ENGINES[_faster(n, d) if engine == "auto" else engine])
+    if d <= 4:  # explicit differences are as fast as the product
+        return solve(_distances(a, b))
+    costs, squares, rounding = _products(a, b)
+    j = solve(costs)
+    if rounding > 1e-10 * (squares + costs[np.arange(n), j].mean()):  # pairs closer than the product resolves
+        j = solve(_distances(a, b))
+    return j
+
+
+# -- cost matrices: up to a constant per row and per column, which changes no assignment --
+
+
+def _distances(a: Tensor, b: Tensor) -> np.ndarray:
+    """‖a_i − b_j‖² by explicit differences."""
+    from scipy.spatial.distance import cdist
+
+    return cdist(a.double().numpy(force=True), b.double().numpy(force=True), "sqeuclidean")
+
+
+def _products(a: Tensor, b: Tensor) -> tuple[np.ndarray, float, float]:
+    """−2⟨a_i, b_j⟩ of the centred sides: ‖a_i − b_j‖² up to the squared norms; their mean sum; the rounding.
+
+    Column blocks keep the float64 copies in the cache. Without centring a common offset would eat the digits.
+    """
+    n, d = a.shape
+    costs = torch.zeros(n, n, dtype=torch.float64, device=a.device)
+    squares = torch.zeros(2, dtype=torch.float64, device=a.device)  # the mean of ‖a_i‖² and of ‖b_j‖²
+    for block in range(0, d, 384):
+        p, q = (x[:, block : block + 384].to(torch.float64, copy=True) for x in (a, b))
+        p -= p.mean(0)
+        q -= q.mean(0)
+        costs.addmm_(p, q.T, alpha=-2)
+        squares += torch.stack([p.norm(), q.norm()]).square_() / n
+    return costs.numpy(force=True), squares.sum().item(), np.finfo(float).eps * squares.prod().sqrt().item()
+
+
+# -- engines: cost matrix (n, n) float64 → the column of each row (n,) --
+
+
+def _faster(n: int, d: int) -> str:
+    """The faster exact engine. Measured on one thread, ms, `pot` / `lapjv`, medians of 8, 4, 3 fresh draws:
+
+    n = 256: 12 / 7 to 19 / 11 (d = 2), 19 / 3 (d = 8). n = 1024: 265 / 171 to 375 / 351 (d = 2), 686 / 304 (d = 8).
+    n = 2048: 1448 / 1135 to 1717 / 1797 (d = 2), 1879 / 1046 (d = 8). Above, in the plane, `lapjv` is unsteady: at
+    n = 3072, single draws, 2701 / 2340 and 2192 / 4074, so `pot` loses less. The machine was busy: read ratios only.
+    """
+    return "pot" if d <= 2 and n > 2048 else "lapjv"
+
+
+_MAX_ITERATIONS = 10**9  # the default 10⁵ stops early from about n = 2048 on
+
+
+def _simplex(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Network simplex: the plan `(n, n)`, of zeros and ones because the masses are ones, and the rows' duals `(n,)`."""
+    import ot  # seconds to import: only where it is used
+
+    ones = np.ones(len(costs))
+    plan, log = ot.emd(
+        ones, ones, costs, numItermax=_MAX_ITERATIONS, log=True, center_dual=False, check_marginals=False
+    )
+    if log["warning"] is not None:
+        raise RuntimeError(f"ot.emd stopped before the optimum (n = {len(costs)}): {log['warning']}")
+    return plan, log["u"]
+
+
+def _pot(costs: np.ndarray) -> np.ndarray:
+    """The plan's only entry in each row."""
+    return _simplex(costs)[0].argmax(1)
+
+
+_STRIDE, _BLOCKS = 8, 4  # 4 blocks of n/8: near the best of those tried (strides 4 to 16) for n = 256 to 1024
+
+
+def _lapjv(costs: np.ndarray) -> np.ndarray:
+    """Jonker-Volgenant on reduced costs C_ij − u_i − v_j: any u, v leave the optimum, good ones leave little to do.
+
+    Where fewer than half of the rows can have their cheapest column after column reduction (low dimension, correlated
+    images), v is the mean, over a few small blocks solved exactly, of each block's dual carried to all columns.
+    At n = 1024, single draws: 370 → 130 ms (d = 2), 330 → 55 ms (random walks), 90 → 45 ms (smooth images).
+    """
+    import lap
+
+    n = len(costs)
+    costs = costs - costs.min(0)
+    if n >= 128 and len(np.unique(costs.argmin(1))) < n / 2:
+        v = np.zeros(n)
+        for start in range(_BLOCKS):  # strided, so that sorted data give representative blocks too
+            rows = costs[start::_STRIDE]
+            _, u = _simplex(np.ascontiguousarray(rows[:, start::_STRIDE]))
+            v += (rows - u[:, None]).min(0) / _BLOCKS
+        costs -= v
+        costs -= costs.min(1, keepdims=True)
+        costs -= costs.min(0)
+    return lap.lapjvr(costs, return_cost=False)[1]
+
+
+_ENGINES: dict[str, Engine] = {"pot": _pot, "lapjv": _lapjv}
+
+
+def _solve(engine: Engine, costs: np.ndarray) -> np.ndarray:
+    """The engine's answer, guarded: costs must be finite (lapx does not look), the answer a permutation."""
+    if not np.isfinite(costs).all():
+        raise Diverged("a minibatch to be paired is not finite")
+    j = engine(costs)
+    if (np.bincount(j, minlength=len(j)) != 1).any():
+        raise RuntimeError(f"the engine's answer is no permutation of {len(j)} samples")
+    return j

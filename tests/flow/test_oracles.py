@@ -1,0 +1,154 @@
+"""The mixture oracle: it solves the continuity equation, it is E[u_t | x_t], and it carries noise to the mixture."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from fmbench.flow import PATHS, Path
+from fmbench.flow.oracles import MixtureVelocity
+from fmbench.flow.velocity import Velocity
+from fmbench.randomness import generator
+from fmbench.solvers import SOLVERS
+
+EVERY = [PATHS.build(name) for name in PATHS.names()]
+each = pytest.mark.parametrize("path", EVERY, ids=lambda path: path.label())
+
+MEANS = torch.tensor([[-2.0, 0.5], [1.0, -1.0], [0.5, 2.0]], dtype=torch.float64)
+STDS = torch.tensor([[0.3, 0.7], [0.5, 0.5], [1.0, 0.4]], dtype=torch.float64)
+WEIGHTS = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+
+
+def oracle(path: Path, weights: Tensor = WEIGHTS) -> MixtureVelocity:
+    return MixtureVelocity(path, MEANS, STDS, weights)
+
+
+def draw(n: int, *parts: str | int) -> tuple[Tensor, Tensor, Tensor]:
+    rng = generator("test oracles", *parts)
+    k = torch.multinomial(WEIGHTS, n, replacement=True, generator=rng)
+    x0, noise = (torch.randn(n, 2, generator=rng, dtype=torch.float64) for _ in range(2))
+    return x0, MEANS[k] + STDS[k] * noise, k
+
+
+def log_density(path: Path, t: Tensor, x: Tensor) -> Tensor:
+    """log p_t(x), written anew: t `(B,)`, x `(B, 2)`."""
+    s = path.schedule(t[:, None])
+    parts = [
+        torch.distributions.Normal(s.alpha * m, (s.alpha**2 * d**2 + s.sigma**2).sqrt()).log_prob(x).sum(1) + w.log()
+        for m, d, w in zip(MEANS, STDS, WEIGHTS, strict=True)
+    ]
+    return torch.logsumexp(torch.stack(parts), 0)
+
+
+def interior(path: Path, n: int = 200) -> tuple[Tensor, Tensor]:
+    """Times inside (0, end) and points where p_t lives."""
+    t = path.end_time * (0.02 + 0.96 * torch.rand(n, generator=generator("interior"), dtype=torch.float64))
+    x0, x1, _ = draw(n, "interior")
+    return t, path.point(x0, x1, t)[0]
+
+
+@each
+def test_continuity_equation(path: Path) -> None:
+    """∂_t log p + v · ∇ log p + ∇ · v = 0."""
+    t, x = interior(path)
+    t, x = t.requires_grad_(), x.requires_grad_()
+    log_p = log_density(path, t, x)
+    rate, score = torch.autograd.grad(log_p.sum(), (t, x))
+    v = oracle(path)(t, x)
+    divergence = sum(torch.autograd.grad(v[:, i].sum(), x, retain_graph=True)[0][:, i] for i in range(2))
+    transport = (v * score).sum(1)
+    size = rate.abs() + transport.abs() + divergence.abs()
+    assert ((rate + transport + divergence).abs() <= 1e-9 * size).all()
+
+
+@each
+def test_velocity_is_the_scores(path: Path) -> None:
+    """v = (α̇/α) x + (α̇σ²/α − σσ̇) ∇ log p_t: math.md, section 2."""
+    t, x = interior(path)
+    score = torch.autograd.grad(log_density(path, t, x.requires_grad_()).sum(), x)[0]
+    s = path.schedule(t[:, None])
+    expected = s.d_alpha / s.alpha * x + (s.d_alpha * s.sigma**2 / s.alpha - s.sigma * s.d_sigma) * score
+    assert torch.allclose(oracle(path)(t, x), expected, rtol=1e-8, atol=1e-8)
+
+
+def z_scores(path: Path, field: MixtureVelocity, t: float, n: int = 100_000) -> Tensor:
+    """Of E[(u_t − v(t, x_t)) g(x_t)], which is 0 for every g when v = E[u_t | x_t]."""
+    x0, x1, _ = draw(n, "regression")
+    time = torch.tensor(t * path.end_time, dtype=torch.float64)
+    x, u = path.point(x0, x1, time)
+    scale = x.std()
+    tests = [torch.ones(n, 1), x / scale, (x / scale) ** 2, torch.sin(3 * x), (x > 0.3), (x.norm(dim=1) < 1)[:, None]]
+    residual = u - field(time, x)
+    products = torch.cat([residual * g.flip(1) for g in tests] + [residual * g for g in tests], 1)
+    return products.mean(0) / (products.std(0) / math.sqrt(n)).clamp(min=1e-12)
+
+
+@each
+@pytest.mark.parametrize("t", [0.0, 0.4, 0.8])
+def test_it_is_the_conditional_expectation(path: Path, t: float) -> None:
+    assert z_scores(path, oracle(path), t).abs().max() < 5
+
+
+def test_a_broken_twin_is_rejected() -> None:
+    path = PATHS.build("rectified")
+    wrong = oracle(path, weights=torch.tensor([0.3, 0.4, 0.3]))
+    assert z_scores(path, wrong, 0.4).abs().max() > 8
+
+
+@each
+def test_one_gaussian_has_the_closed_form(path: Path) -> None:
+    """v = α̇ μ + (ṡ/s)(x − α μ), s_i = √(α² λ_i + σ²): math.md, section 4."""
+    mean, std = torch.tensor([[1.0, -0.5]], dtype=torch.float64), torch.tensor([[0.5, 2.0]], dtype=torch.float64)
+    field = MixtureVelocity(path, mean, std, torch.ones(1))
+    t, x = interior(path)
+    s = path.schedule(t[:, None])
+    variance = s.alpha**2 * std**2 + s.sigma**2
+    slope = (s.alpha * s.d_alpha * std**2 + s.sigma * s.d_sigma) / variance
+    assert torch.allclose(field(t, x), s.d_alpha * mean + slope * (x - s.alpha * mean), rtol=1e-10, atol=1e-10)
+
+
+def test_shapes_and_dtypes() -> None:
+    field, x = oracle(PATHS.build("rectified")), draw(6, "shapes")[0]
+    scalar = field(torch.tensor(0.3, dtype=torch.float64), x)
+    assert torch.equal(scalar, field(torch.full((6,), 0.3, dtype=torch.float64), x))
+    low = field(torch.tensor(0.3), x.float())
+    assert low.dtype == torch.float32
+    assert torch.allclose(low.double(), scalar, atol=1e-5)
+    image = field(torch.tensor(0.3), x.reshape(6, 1, 1, 2))
+    assert image.shape == (6, 1, 1, 2)
+
+
+@each
+def test_it_carries_noise_to_the_mixture(path: Path) -> None:
+    """Weights, means and spreads within five standard errors, and what of σ_0 and α_0 the prior mismatch leaves."""
+    n = 2048
+    z0 = path.start(draw(n, "noise")[0])
+    grid = path.warp(torch.linspace(0, 1, 65, dtype=torch.float64))
+    z1 = SOLVERS.build("rk4").integrate(Velocity(oracle(path)), z0, grid).x
+    nearest = ((z1[:, None] - MEANS) / STDS).square().sum(2).argmin(1)
+    real = draw(10 * n, "real")[1]
+    expected = ((real[:, None] - MEANS) / STDS).square().sum(2).argmin(1)  # components overlap: judge both alike
+    slack = 0.01 if path.starts_at_source() else 0.03
+    for k in range(3):
+        a, b = z1[nearest == k], real[expected == k]
+        weight = len(b) / len(real)
+        assert len(a) / n == pytest.approx(weight, abs=5 * math.sqrt(weight * (1 - weight) / n) + slack)
+        spread = b.std(0)
+        error = 5 * spread / math.sqrt(len(a))
+        assert ((a.mean(0) - b.mean(0)).abs() < error + slack).all()
+        assert ((a.std(0) - spread).abs() < error + slack).all()
+
+
+def test_minimal_loss_in_one_dimension() -> None:
+    """N(0, 1) → N(m, s²), rectified, independent: L* = E|u_t − v|² = π s / 2 (math.md, section 5)."""
+    n, m, s = 400_000, 1.3, 0.6
+    rng = generator("minimal loss")
+    x0, z, t = (f(n, 1, generator=rng, dtype=torch.float64) for f in (torch.randn, torch.randn, torch.rand))
+    path, t = PATHS.build("rectified"), t[:, 0]
+    x, u = path.point(x0, m + s * z, t)
+    field = MixtureVelocity(path, *(torch.tensor(a, dtype=torch.float64) for a in ([[m]], [[s]], [1.0])))
+    squares = (u - field(t, x)).square()
+    assert squares.mean().item() == pytest.approx(math.pi * s / 2, abs=5 * squares.std().item() / math.sqrt(n))

@@ -1,0 +1,206 @@
+"""Affine paths: what every path must keep, and the values, fields and scalings that the papers give."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from fmbench.errors import UserError
+from fmbench.flow import PATHS, Path
+from fmbench.flow.paths import Preconditioning
+from fmbench.randomness import generator
+
+EVERY = [PATHS.build(name) for name in PATHS.names()]
+VARIANTS = [
+    PATHS.build({"name": "fm-ot", "sigma_min": 0}),
+    PATHS.build({"name": "fm-ot", "sigma_min": 0.1}),
+    PATHS.build({"name": "vp-linear", "beta_min": 1, "beta_max": 5}),
+    PATHS.build({"name": "ve", "sigma_min": 0.1, "sigma_max": 10}),
+]
+each = pytest.mark.parametrize("path", EVERY + VARIANTS, ids=lambda path: path.label())
+STD = 1.7  # of the data, in what follows
+
+
+def times(path: Path, n: int = 41, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.linspace(0, path.end_time, n, dtype=torch.float64).to(dtype)
+
+
+def at(path: Path, t: float) -> tuple[float, float]:
+    s = path.schedule(torch.tensor(t, dtype=torch.float64))
+    return s.alpha.item(), s.sigma.item()
+
+
+def normal(n: int, d: int, *parts: str | int) -> Tensor:
+    return torch.randn(n, d, generator=generator("test paths", *parts), dtype=torch.float64)
+
+
+@each
+def test_derivatives_are_those_of_the_schedule(path: Path) -> None:
+    t = times(path).requires_grad_()
+    s = path.schedule(t)
+    for value, derivative in [(s.alpha, s.d_alpha), (s.sigma, s.d_sigma)]:
+        slope = torch.autograd.grad(value.sum(), t, retain_graph=True)[0] if value.requires_grad else 0 * t
+        assert torch.allclose(derivative, slope, rtol=1e-9, atol=1e-12)
+
+
+@each
+def test_schedule_runs_from_noise_to_data(path: Path) -> None:
+    s = path.schedule(times(path))
+    assert all(value.shape == (41,) for value in vars(s).values())
+    assert all(value.isfinite().all() for value in vars(s).values())
+    assert (s.alpha.diff() >= 0).all()
+    assert (s.sigma.diff() < 0).all()
+    assert (s.sigma[:-1] > 0).all()
+    assert s.sigma[-1] >= 0
+    if path.name.startswith("vp"):
+        assert torch.allclose(s.alpha**2 + s.sigma**2, torch.ones(41, dtype=torch.float64), atol=1e-14)
+
+
+# math.md, section 1: (α_0, σ_0), (α_1, σ_1)
+ENDS = {
+    "rectified": ((0, 1), (1, 0)),
+    "fm-ot": ((0, 1), (1, 1e-5)),
+    "fm-ot[sigma_min=0]": ((0, 1), (1, 0)),
+    "fm-ot[sigma_min=0.1]": ((0, 1), (1, 0.1)),
+    "vp-cosine": ((0, 1), (1, 0)),
+    "vp-linear": ((math.exp(-5.025), math.sqrt(1 - math.exp(-10.05))), (1, 0)),
+    "vp-linear[beta_max=5,beta_min=1]": ((math.exp(-1.5), math.sqrt(1 - math.exp(-3))), (1, 0)),
+    "ve": ((1, 50), (1, 0.01)),
+    "ve[sigma_max=10,sigma_min=0.1]": ((1, 10), (1, 0.1)),
+}
+
+
+@pytest.mark.parametrize("path", [p for p in EVERY + VARIANTS if p.label() in ENDS], ids=lambda path: path.label())
+def test_ends(path: Path) -> None:
+    start, end = ENDS[path.label()]
+    assert at(path, 0) == pytest.approx(start, rel=1e-12)
+    assert at(path, 1) == pytest.approx(end, rel=1e-9, abs=1e-15)
+    assert path.starts_at_source() == (start == (0, 1))
+
+
+def test_table_is_complete() -> None:
+    assert set(ENDS) == {path.label() for path in VARIANTS} | {
+        "rectified", "fm-ot", "vp-cosine", "vp-linear", "ve",
+    }  # fmt: skip
+    assert f"{at(PATHS.build('vp-linear'), 0)[0]:.4f}" == "0.0066"  # 0.00657: not 0
+
+
+@each
+def test_float32_keeps_its_digits(path: Path) -> None:
+    t = times(path, 1001, torch.float32)
+    low, high = path.schedule(t), path.schedule(t.double())
+    for name, value in vars(high).items():
+        error = (getattr(low, name) - value).abs().max()
+        assert error <= 32 * torch.finfo(torch.float32).eps * value.abs().max(), name
+
+
+def test_vp_linear_keeps_its_digits_where_sigma_vanishes() -> None:
+    """1 − α² would lose them; at 1 − 1e-5 it is 1e-6."""
+    path = PATHS.build("vp-linear")
+    t = (1 - torch.logspace(-5, -1, 50, dtype=torch.float64)).float()
+    sigma, naive = path.schedule(t).sigma, (1 - path.schedule(t).alpha ** 2).sqrt()
+    exact = path.schedule(t.double()).sigma
+    assert (sigma / exact - 1).abs().max() < 1e-6
+    assert (naive / exact - 1).abs().max() > 1e-3
+
+
+@each
+@pytest.mark.parametrize("shape", [(2,), (1, 4, 4)])
+def test_point_is_the_formula(path: Path, shape: tuple[int, ...]) -> None:
+    d = math.prod(shape)
+    x0, x1 = (normal(5, d, side).reshape(5, *shape) for side in "ab")
+    t = times(path, 5)
+    x, u = path.point(x0, x1, t)
+    for i in range(5):
+        s = path.schedule(t[i])
+        assert torch.allclose(x[i], s.alpha * x1[i] + s.sigma * x0[i], rtol=1e-14)
+        assert torch.allclose(u[i], s.d_alpha * x1[i] + s.d_sigma * x0[i], rtol=1e-14)
+        one_x, one_u = path.point(x0[i : i + 1], x1[i : i + 1], t[i])  # a scalar t
+        assert torch.equal(one_x[0], x[i])
+        assert torch.equal(one_u[0], u[i])
+
+
+@pytest.mark.parametrize("sigma_min", [0, 1e-5, 0.1])
+def test_fm_ot_field_given_the_data_is_lipmans(sigma_min: float) -> None:
+    """u_t(x | x1) = (x1 − (1 − σ_min) x) / (1 − (1 − σ_min) t): Lipman 2023, eq. 21."""
+    path = PATHS.build({"name": "fm-ot", "sigma_min": sigma_min})
+    x0, x1, t = normal(99, 2, "a"), normal(99, 2, "b"), torch.linspace(0, 0.99, 99, dtype=torch.float64)
+    x, u = path.point(x0, x1, t)
+    slope = 1 - sigma_min
+    assert torch.allclose(u, (x1 - slope * x) / (1 - slope * t[:, None]), rtol=1e-9, atol=1e-9)
+
+
+@each
+def test_start_and_reference_times(path: Path) -> None:
+    z0 = normal(7, 3, "z").float()
+    assert torch.allclose(path.start(z0), at(path, 0)[1] * z0)
+    assert path.start(z0).dtype == torch.float32
+    grid = path.warp(torch.linspace(0, 1, 513, dtype=torch.float64))
+    assert grid[0] == 0
+    assert grid[-1] == path.end_time
+    assert (grid.diff() > 0).all()
+    assert path.method
+
+
+def test_labels_and_mistakes() -> None:
+    assert PATHS.build({"name": "fm-ot", "sigma_min": 0.1}).label() == "fm-ot[sigma_min=0.1]"
+    assert PATHS.build({"name": "fm-ot", "sigma_min": 1e-5}).label() == "fm-ot"
+    with pytest.raises(UserError, match="sigma_min = 5 must be below sigma_max = 2"):
+        PATHS.build({"name": "ve", "sigma_min": 5, "sigma_max": 2})
+    with pytest.raises(UserError, match=r"sigma_min = 1\.5"):
+        PATHS.build({"name": "fm-ot", "sigma_min": 1.5})
+
+
+# -- preconditioning --
+
+N = 200_000
+
+
+def standardised(path: Path, t: float, p: Preconditioning) -> bool:
+    """Whether F sees inputs of variance 1 and learns uncorrelated targets of variance 1: five standard errors."""
+    x, u = path.point(normal(N, 1, "x0"), STD * normal(N, 1, "x1"), torch.tensor(t, dtype=torch.float64))
+    inputs, targets = p.c_in * x, (u - p.c_skip * x) / p.c_out
+    variances = [inputs.square().mean().item(), targets.square().mean().item()]
+    correlation = (inputs * targets).mean().item()
+    return variances == pytest.approx([1, 1], abs=5 * math.sqrt(2 / N)) and abs(correlation) < 5 / math.sqrt(N)
+
+
+def coefficients(path: Path, t: float) -> Preconditioning:
+    return path.preconditioning(torch.tensor(t, dtype=torch.float64), STD)
+
+
+@each
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_networks_see_unit_variance(path: Path, share: float) -> None:
+    t = share * path.end_time
+    assert standardised(path, t, coefficients(path, t))
+
+
+@pytest.mark.parametrize("twin", ["sign of c_skip", "c_out without the data", "c_in squared"])
+def test_broken_twins_are_rejected(twin: str) -> None:
+    path, t = PATHS.build("ve"), 0.3
+    p = coefficients(path, t)
+    broken = {
+        "sign of c_skip": replace(p, c_skip=-p.c_skip),
+        "c_out without the data": replace(p, c_out=p.c_out / STD),
+        "c_in squared": replace(p, c_in=p.c_in**2),
+    }[twin]
+    assert standardised(path, t, p)
+    assert not standardised(path, t, broken)
+
+
+def test_on_ve_it_is_edms() -> None:
+    """Karras 2022, Table 1: D = c_skip x + c_out F(c_in x), through v = σ̇ (x − D) / σ."""
+    path, s2 = PATHS.build("ve"), STD**2
+    t = times(path)
+    ours, s = path.preconditioning(t, STD), path.schedule(t)
+    total = s.sigma**2 + s2
+    edm_skip, edm_out, edm_in = s2 / total, s.sigma * STD / total.sqrt(), 1 / total.sqrt()
+    rate = s.d_sigma / s.sigma
+    assert torch.allclose(ours.c_in, edm_in, rtol=1e-12)
+    assert torch.allclose(ours.c_skip, rate * (1 - edm_skip), rtol=1e-9)
+    assert torch.allclose(ours.c_out, -rate * edm_out, rtol=1e-12)

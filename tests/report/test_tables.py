@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from fmbench.errors import UserError
+from fmbench.report import FORMATS, render
+from fmbench.report.tables import failures, flow_grid, headline_grid, sampled_grid, terminal_pivot
+from fmbench.results import Results, frame
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Results:
+    return Results.load(folder)
+
+
+def test_terminal_pivot_fits_and_loses_nothing(run: Results) -> None:
+    for width in (100, 60, 40):
+        table = terminal_pivot(run, width)
+        assert max(map(len, table.to_string().splitlines())) <= width
+    values = terminal_pivot(run, 40)  # long: one line a value
+    assert (values["w2"] != "").all()
+    assert len(values) == 24 * 5 + 2 * 5 + 5  # fixed budgets, the adaptive solver with its calls, the floor
+    wide = terminal_pivot(run, 100)
+    assert wide.loc[("rk4", "4"), "VP"].endswith("†")
+    assert wide.loc[("dopri5 1e-5", "its calls"), "VE"] == "99"
+    assert set(wide.loc[("floor", "")]) == {"0.055 ± 0.007"}
+    assert terminal_pivot(run, metric="solver_error").loc[("euler", "1"), "VE"] == "3 diverged"
+
+
+def two(a: float, b: float, error: float = 0.01, **more: Any) -> Results:
+    row = {"data": "moons", "source": "normal", "metric": "w2", "unit": "1", "higher_is_better": False, "status": "ok",
+           "solver": "euler", "nfe": 4.0, "seed": 0, "model": "mlp", "n": 10}  # fmt: skip
+    return Results(frame([row | {"method": m, "value": v, "stderr": error} | more for m, v in (("A", a), ("B", b))]))
+
+
+@pytest.mark.parametrize(
+    ("results", "bold"),
+    [
+        (two(1.0, 1.1), [True, False]),
+        (two(1.0, 1.01), [False, False]),
+        (two(1.0, 1.1, higher_is_better=True), [False, True]),
+        (two(1.0, 1.1, higher_is_better=None), [False, False]),
+        (two(1.0, 1.1, error=math.inf), [False, False]),
+    ],
+)
+def test_only_what_is_significantly_best_is_bold(results: Results, bold: list[bool]) -> None:
+    ((_, cells),) = sampled_grid(results.summary(), "w2").rows
+    assert [cell is not None and cell.best for cell in cells] == bold
+
+
+def test_headline_takes_the_best_fixed_solver_at_each_budget(run: Results) -> None:
+    grid = headline_grid(run.summary(), "w2")
+    assert grid is not None
+    assert [index for index, _ in grid.rows] == [("1",), ("2",), ("4",), ("8",), ("16",), ("32",), ("64",)]
+    summary = run.summary()
+    eight = summary[(summary["metric"] == "w2") & (summary["nfe"] == 8) & (summary["flow"] == "RF")]
+    cell = grid.rows[3][1][0]
+    assert cell is not None
+    assert cell.note == eight.loc[eight["mean"].idxmin(), "sampler"]
+
+
+def test_flow_grid_has_a_line_a_metric(run: Results) -> None:
+    assert [index[0] for index, _ in flow_grid(run.summary()).rows] == ["transport_cost", "straightness", "nll"]
+
+
+def test_failures_count_every_row_that_is_not_ok(run: Results) -> None:
+    listed = failures(run)
+    assert sum(item["count"] for item in listed) == (run.table["status"] != "ok").sum() == 7
+    assert {item["reason"] for item in listed} == set(run.table["reason"].dropna())
+
+
+def test_markdown_latex_and_csv(run: Results) -> None:
+    md, tex, table = (render([run], kind) for kind in ("md", "latex", "csv"))
+    assert "| euler | 1 | 1.5" in md
+    assert r"7 × " not in md
+    assert r"RuntimeError: \<b\>out of memory\</b\>" in md
+    assert tex.count(r"\begin{table}") == tex.count(r"\end{table}") == 5
+    assert tex.count(r"\toprule") == tex.count(r"\bottomrule") == 5
+    assert r"sliced\_w2" in tex
+    for line in tex.splitlines():
+        assert all(sign not in line for sign in "±²†")
+        if line.endswith(r"\\") and "multicolumn" not in line:
+            assert line.count(" & ") == 6
+    back = pd.read_csv(io.StringIO(table))
+    assert len(back) == len(run.summary())
+    assert back["mean"].sum() == pytest.approx(run.summary()["mean"].sum())
+    assert set(back["results"]) == {run.name}
+
+
+def test_unknown_format_and_nothing_to_report(run: Results) -> None:
+    with pytest.raises(UserError, match="Did you mean 'html'"):
+        render([run], "htm")
+    for kind in FORMATS:
+        with pytest.raises(UserError, match="no results to report"):
+            render([], kind)
+        with pytest.raises(UserError, match="empty"):
+            render([Results(frame([]))], kind)
+
+
+def test_a_table_of_failures_alone_is_reported(make: Callable[..., Path]) -> None:
+    table = Results.load(make()).table
+    table["status"], table["reason"], table["value"], table["stderr"] = "failed", "lost", math.nan, math.nan
+    for kind in FORMATS:
+        assert "lost" in render([Results(table)], kind) or kind in ("latex", "csv")

@@ -1,0 +1,61 @@
+"""dopri5 where it is hard: a field that is singular at its end, and fields that explode."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fmbench.errors import BudgetExceeded, Diverged
+from fmbench.flow import PATHS
+from fmbench.flow.oracles import MixtureVelocity
+from fmbench.flow.velocity import Velocity, require_finite
+from fmbench.randomness import generator
+from fmbench.solvers import SOLVERS
+
+SPAN = torch.tensor([0.0, 1.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_vp_linear_to_its_end(dtype: torch.dtype) -> None:
+    """v grows like (1 − t)^−½; the end is 1 − 1e-5, where float32 times would be 6e-8 apart."""
+    path = PATHS.build("vp-linear")
+    mean, std = torch.tensor([[1.0, -0.5]], dtype=torch.float64), torch.tensor([[0.5, 2.0]], dtype=torch.float64)
+    field = MixtureVelocity(path, mean, std, torch.ones(1))
+    z0 = torch.randn(200, 2, generator=generator("vp-linear"), dtype=torch.float64)
+    times = torch.tensor([0.0, path.end_time], dtype=torch.float64)
+    velocity = Velocity(field)
+    solution = SOLVERS.build("dopri5").integrate(velocity, z0.to(dtype), times)
+    # One Gaussian: (x − α μ) / s(t) is constant along every path.
+    first, last = (path.schedule(t) for t in times)
+    s0, s1 = ((s.alpha**2 * std**2 + s.sigma**2).sqrt() for s in (first, last))
+    truth = last.alpha * mean + s1 * (z0 - first.alpha * mean) / s0
+    assert torch.allclose(solution.x.double(), truth, atol=1e-3)
+    assert velocity.nfe < 500
+    assert 0 < solution.steps <= velocity.nfe / 6
+
+
+def test_a_loose_tolerance_is_cheaper() -> None:
+    def field(t: Tensor, x: Tensor) -> Tensor:
+        return torch.cos(10 * t) * x
+
+    spent = []
+    for tolerance in (1e-2, 1e-8):
+        velocity = Velocity(field)
+        SOLVERS.build({"name": "dopri5", "rtol": tolerance, "atol": tolerance}).integrate(velocity, torch.ones(2), SPAN)
+        spent.append(velocity.nfe)
+    assert spent[0] < spent[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_field_that_explodes_is_no_answer(dtype: torch.dtype) -> None:
+    """dx/dt = x² from 2 is infinite at t = ½."""
+    x = torch.full((3, 1), 2.0, dtype=dtype)
+    with pytest.raises((Diverged, BudgetExceeded)):
+        require_finite(SOLVERS.build("dopri5").integrate(Velocity(lambda t, x: x**2), x, SPAN).x, "sampling")
+
+
+def test_a_field_without_numbers_is_no_answer() -> None:
+    x = torch.ones(3, 1)
+    with pytest.raises(Diverged):
+        require_finite(SOLVERS.build("dopri5").integrate(Velocity(lambda t, x: x * torch.nan), x, SPAN).x, "sampling")

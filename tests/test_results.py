@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fmbench.errors import UserError
+from fmbench.results import COLUMNS, Results, frame, interval_text
+from fmbench.table import read_table
+
+
+def row(metric: str = "w2", value: float | None = 1.0, stderr: float | None = 0.0, **more: Any) -> dict[str, Any]:
+    return {"suite": "s", "method": "RF", "data": "moons", "source": "normal", "model": "mlp", "seed": 0,
+            "solver": "euler", "nfe": 4.0, "metric": metric, "value": value, "stderr": stderr, "n": 100,
+            "unit": "data units", "higher_is_better": False, "status": "ok"} | more  # fmt: skip
+
+
+def results(*rows: dict[str, Any]) -> Results:
+    return Results(frame(rows))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_missing_nan_and_infinity_survive_the_round_trip(tmp_path: Path, kind: str) -> None:
+    table = frame([
+        row(value=None, stderr=math.nan, status="failed", reason='a "quoted", line\nbroken', higher_is_better=None),
+        row(value=0.1 + 0.2, stderr=math.inf, seed=None, method="NA", solver=None, higher_is_better=True),
+        {},
+    ])  # fmt: skip
+    path = tmp_path / f"results.{kind}"
+    table.to_parquet(path, index=False) if kind == "parquet" else table.to_csv(path, index=False)
+    back = read_table(path)
+    pd.testing.assert_frame_equal(back, table, check_exact=True)
+    assert math.isnan(back["value"][0])
+    assert back["value"][1] == 0.1 + 0.2
+    assert math.isinf(back["stderr"][1])
+    assert back["method"][1] == "NA"
+    assert back["seed"][1] is pd.NA
+    assert back["solver"][1] is pd.NA
+    assert back.loc[2].isna().all()
+
+
+def test_frame_has_the_contracts_columns_and_refuses_others() -> None:
+    empty = frame([])
+    assert list(empty) == list(COLUMNS)
+    assert {name: str(dtype) for name, dtype in empty.dtypes.items()} == COLUMNS
+    with pytest.raises(UserError, match=r"unknown column 'metrc'. Did you mean 'metric'"):
+        frame([{"metrc": "w2"}])
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "no results.parquet"),
+        ({"results.parquet": b"not parquet"}, "cannot be read"),
+        ({"results.parquet": None, "manifest.json": b"{"}, "manifest.json cannot be read"),
+    ],
+)
+def test_a_folder_that_is_no_result_is_the_users_mistake(tmp_path: Path, files: dict[str, Any], message: str) -> None:
+    for name, content in files.items():
+        if content is None:
+            frame([row()]).to_parquet(tmp_path / name, index=False)
+        else:
+            (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        Results.load(tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        Results.load(tmp_path / "nowhere")
+
+
+def test_a_foreign_table_is_refused(tmp_path: Path) -> None:
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "results.parquet")
+    with pytest.raises(UserError, match="lacks method, metric, value, status"):
+        Results.load(tmp_path)
+
+
+def test_damaged_pictures_are_the_users_mistake_and_no_pictures_are_none(tmp_path: Path) -> None:
+    frame([row()]).to_parquet(tmp_path / "results.parquet", index=False)
+    assert Results.load(tmp_path).pictures == []
+    (tmp_path / "pictures.npz").write_bytes(b"PK no zip")
+    with pytest.raises(UserError, match=r"pictures\.npz cannot be read"):
+        _ = Results.load(tmp_path).pictures
+    index = json.dumps([{"array": "a", "kind": "trajectory", "method": "RF"}])
+    np.savez(tmp_path / "pictures.npz", index=np.array(index), a=np.zeros((3, 2, 2)), a_times=np.arange(3.0))
+    (picture,) = Results.load(tmp_path).pictures
+    assert (picture.kind, picture.method, picture.solver) == ("trajectory", "RF", None)
+    assert picture.times is not None
+    assert picture.times.tolist() == [0, 1, 2]
+
+
+def test_select_says_the_nearest_column() -> None:
+    kept = results(row(), row("mmd"), row(guidance=2.0)).select(metric=["w2", "nll"], guidance=None).table
+    assert len(kept) == 1
+    with pytest.raises(UserError, match="Did you mean 'solver'"):
+        results(row()).select(solvr="euler")
+
+
+def test_summary_by_hand() -> None:
+    """Two seeds, values 1 and 3, stderr 0.3 and 0.4: mean 2; variance 2/2 between, (0.09 + 0.16)/2 within."""
+    (line,) = results(row(value=1.0, stderr=0.3), row(value=3.0, stderr=0.4, seed=1)).summary().to_dict("records")
+    stderr = math.sqrt(1 + 0.125)
+    assert line["mean"] == 2
+    assert line["stderr"] == pytest.approx(stderr)
+    assert (line["low"], line["high"]) == pytest.approx((2 - 1.959964 * stderr, 2 + 1.959964 * stderr), abs=1e-5)
+    assert (line["seeds"], line["n"], line["failed"]) == (2, 100, 0)
+
+
+def test_what_failed_is_counted_not_averaged_and_a_failed_row_need_not_know_its_unit() -> None:
+    failed = row(value=None, stderr=None, seed=1, status="diverged", unit=None, higher_is_better=None, n=None)
+    (line,) = results(row(value=5.0), failed).summary().to_dict("records")
+    assert (line["mean"], line["seeds"], line["failed"], line["failures"]) == (5.0, 1, 1, "1 diverged")
+    (line,) = results(failed).summary().to_dict("records")
+    assert math.isnan(line["mean"])
+    assert (line["seeds"], line["failed"]) == (0, 1)
+
+
+def test_an_undefined_error_stays_undefined() -> None:
+    for stderr in (math.inf, math.nan, None):
+        (line,) = results(row(stderr=stderr)).summary().to_dict("records")
+        assert (line["low"], line["high"]) == (-math.inf, math.inf)
+        assert not math.isfinite(line["stderr"])
+
+
+def test_an_adaptive_solvers_calls_are_an_outcome() -> None:
+    rows = [row(solver="dopri5", rtol=1e-5, atol=1e-5, nfe=40.0 + 6 * seed, seed=seed) for seed in range(3)]
+    (line,) = results(*rows).summary().to_dict("records")
+    assert (line["nfe"], line["seeds"], line["sampler"]) == (46.0, 3, "dopri5 1e-5")
+
+
+def test_pivot_by_hand_keeps_solvers_apart() -> None:
+    run = results(
+        row(value=0.055, stderr=0.002, model="data", method=None, solver=None, nfe=None, seed=None),
+        *[row(value=v, seed=s, nfe=k, stderr=0.1) for s, (v, k) in enumerate([(1.0, 4.0), (3.0, 4.0), (8.0, 2.0)])],
+        row(method="VP", value=7.0),
+        row(value=100.0, solver="heun"),
+        row(value=50.0, solver="dopri5", rtol=1e-5, nfe=44.0),
+        row("straightness", 0.5, solver="reference", nfe=400.0),
+    )
+    assert run.main_metric == "w2"
+    grid = run.pivot()
+    assert grid.attrs == {"metric": "w2", "unit": "data units", "solver": "euler"}
+    assert grid.loc[4.0].to_dict() == {"RF": 2.0, "VP": 7.0}
+    assert grid.loc[2.0, "RF"] == 8.0
+    assert list(grid.index) == [2.0, 4.0]
+    assert run.pivot("w2", solver="dopri5 1e-5").loc[44.0, "RF"] == 50
+    assert run.pivot("straightness", index="metric").loc["straightness", "RF"] == 0.5
+    assert run.pivot("w2", index=["sampler", "nfe"]).loc[("heun", 4.0), "RF"] == 100
+    assert run.pivot("w2", solver="euler", text=True).loc[2.0, "RF"] == "8.00 ± 0.20"
+    with pytest.raises(UserError, match="Did you mean 'euler'"):
+        run.pivot("w2", solver="eular")
+    with pytest.raises(UserError, match="unknown metric 'w3'"):
+        run.pivot("w3")
+
+
+def test_pivot_refuses_to_hide_a_value_behind_another() -> None:
+    run = results(row(data="moons"), row(data="spirals"))
+    with pytest.raises(UserError, match="they differ in data"):
+        run.pivot("w2")
+    assert run.pivot("w2", data="moons").shape == (1, 1)
+    assert run.pivot("w2", index=["data", "nfe"]).shape == (2, 1)
+
+
+def test_flows_of_one_method_are_told_apart_by_what_varies() -> None:
+    run = results(row(reflow=0), row(reflow=1), row(reflow=1, model="unet"), row(method="VP", path="vp-cosine"))
+    assert run.summary()["flow"].tolist() == ["RF (mlp, reflow=0)", "RF (mlp, reflow=1)", "RF (unet, reflow=1)", "VP"]
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "text"),
+    [
+        (0.12345, 0.0042, "0.123 ± 0.004"),
+        (0.12344, 0.0012, "0.1234 ± 0.0012"),
+        (0.5, 0.0998, "0.50 ± 0.10"),
+        (1234.4, 56.0, "1230 ± 60"),
+        (44.0, 0.0, "44"),
+        (0.1234, math.inf, "0.123 ± ?"),
+        (1.234e-7, 4.2e-9, "(1.23 ± 0.04)e-7"),
+        (math.nan, math.nan, "–"),
+    ],
+)
+def test_interval_text(mean: float, half: float, text: str) -> None:
+    assert interval_text(mean, mean - half, mean + half) == text
+
+
+@given(st.floats(1e-8, 1e8), st.floats(1e-6, 10))
+def test_interval_text_is_near_what_it_says(mean: float, share: float) -> None:
+    half = mean * share
+    text = interval_text(mean, mean - half, mean + half)
+    bare, _, power = text.partition(")e")
+    value, _, width = bare.strip("(").partition(" ± ")
+    scale = 10.0 ** int(power or 0)
+    assert float(width) * scale == pytest.approx(half, rel=0.35)
+    assert abs(float(value) * scale - mean) <= 0.51 * half
