@@ -13,8 +13,8 @@ from .errors import UserError, unknown
 from .identity import Spec
 from .stages.flow import FlowSpec, PairsSpec
 from .stages.measure import FloorSpec, MeasureSpec
+from .stages.minibatches import steps_in_advance
 from .stages.sample import ReferenceSpec, SampleSpec
-from .stages.train import steps_in_advance
 from .suite import Budget, Suite, Task, label_of, name_of
 
 FLOW_COLUMNS = ("data", "source", "path", "coupling", "prediction", "times", "model", "reflow", "seed", "method")

@@ -29,8 +29,8 @@ def load_plugins(files: Sequence[str | Path]) -> None:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except UserError:
-            raise
         except Exception as error:
             sys.modules.pop(name)
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"--plugin {file} cannot be imported: {type(error).__name__}: {error}") from error

@@ -99,7 +99,9 @@ class Registry(Generic[T]):
     def build(self, value: Any) -> T:
         """A component from a name, a mapping `{name: …, parameters…}` or a component itself."""
         if isinstance(value, Component):
-            return value  # type: ignore[return-value]
+            if not isinstance(value, self.get(value.name)):
+                raise UserError(f"'{value.name}' is registered as another {self.kind} than {type(value).__name__}")
+            return value
         if isinstance(value, str):
             value = {"name": value}
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
@@ -115,13 +117,13 @@ class Registry(Generic[T]):
     def _read_entry_points(self) -> None:
         if self._entry_points_read:
             return
-        self._entry_points_read = True
         for point in entry_points(group=f"fmbench.{self.kind.replace(' ', '_')}s"):
             if self._where.get(point.name, point.value) != point.value:
                 raise UserError(
                     f"{self.kind} '{point.name}' is registered twice: by {self._where[point.name]} and by {point.value}"
                 )
             self._where[point.name] = point.value
+        self._entry_points_read = True  # not before: a quarrel over a name must not be forgotten once told
 
 
 def describe(error: ValidationError, valid_keys: Any, *, rename: Callable[[str], str] = str) -> str:

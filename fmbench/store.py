@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,9 +139,7 @@ class Store:
             return None
 
     def write_checkpoint(self, key: str, state: dict[str, Tensor]) -> None:
-        write_atomically(
-            self._file(key, ".checkpoint"), _pack(state), durable=True
-        )
+        write_atomically(self._file(key, ".checkpoint"), _pack(state), durable=True)
 
     def drop_checkpoint(self, key: str) -> None:
         self._file(key, ".checkpoint").unlink(missing_ok=True)
@@ -188,16 +187,18 @@ class ResultFolder:
 
     def write_table(self, table: pd.DataFrame) -> None:
         """The table as results.parquet and results.csv."""
-        write_atomically(self.directory / "results.parquet", table.to_parquet(index=False))
-        write_atomically(self.directory / "results.csv", table.to_csv(index=False).encode())
+        for name, content in _tables(table).items():
+            write_atomically(self.directory / name, content)
 
     def holds(self, table: pd.DataFrame, manifest: dict[str, Any]) -> bool:
         """Whether the folder is complete and its table is this one, made from this suite by this version."""
         try:
-            same_table = (self.directory / "results.csv").read_bytes() == table.to_csv(index=False).encode()
+            same_table = all(
+                (self.directory / name).read_bytes() == content for name, content in _tables(table).items()
+            )
         except OSError:
             return False
-        there = all((self.directory / name).is_file() for name in ("results.parquet", "pictures.npz", "report.html"))
+        there = zipfile.is_zipfile(self.directory / "pictures.npz") and (self.directory / "report.html").is_file()
         known = self.read_json("manifest.json")
         same = isinstance(known, dict) and all(known.get(name) == manifest[name] for name in ("fmbench", "suite"))
         return same_table and there and same
@@ -226,6 +227,10 @@ def _unpack(content: bytes) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     return load(content)
+
+
+def _tables(table: pd.DataFrame) -> dict[str, bytes]:
+    return {"results.parquet": table.to_parquet(index=False), "results.csv": table.to_csv(index=False).encode()}
 
 
 def _encode(value: Any) -> Any:

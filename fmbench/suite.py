@@ -19,8 +19,9 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
+    model_validator,
 )
-from pydantic import field_validator, model_validator
 
 from .data import DATA
 from .data.base import Data
@@ -228,7 +229,7 @@ class ReferenceSettings(_Strict):
     """How fine the reference solve is: `tolerance` in standard deviations of the data."""
 
     tolerance: PositiveFloat = 1e-5
-    max_steps: PositiveInt = 512
+    max_steps: int = Field(512, ge=32)
 
 
 class SampleSettings(_Strict):
@@ -325,7 +326,7 @@ class Suite(_Strict):
         """The transport problems, however they were written."""
         if self.tasks:
             return self.tasks
-        return [Task(data=self.data, **({} if self.source is None else {"source": self.source}))]  # type: ignore[arg-type]
+        return [Task(data=self.data, **({} if self.source is None else {"source": self.source}))]
 
     def resolved(self) -> dict[str, Any]:
         """The whole suite with every default filled in, as plain values: what the manifest holds; `parse` reads it back."""

@@ -12,6 +12,7 @@ from ..plan import Plan
 from ..stages.flow import FlowSpec
 from ..stages.measure import FloorSpec, MeasureSpec
 from ..stages.sample import ReferenceSpec, SampleSpec
+from ..stages.train import seeds_at_once
 from ..store import Store
 from .jobs import CellJob, FloorJob, Job, Outcome, PairsJob, TrainJob, train_job
 from .workers import Message, ProcessWorker, ThreadWorker, Worker
@@ -100,7 +101,7 @@ def _flow_jobs(flows: Sequence[FlowSpec], store: Store) -> tuple[list[Job], int]
         groups.setdefault(siblings, []).append(flow)
     trainings: list[TrainJob] = []
     for group in groups.values():
-        size = max(1, group[0].model.stack())
+        size = seeds_at_once(group[0])
         trainings += [train_job(group[i : i + size]) for i in range(0, len(group), size)]
     # The longest first, so that no worker is left alone with one at the end: OT couplings are slow, then many seeds.
     trainings.sort(key=lambda job: (job.flows[0].coupling.name != "independent", len(job.flows)), reverse=True)
@@ -200,9 +201,11 @@ def execute(
                     schedule.lose(worker.job, message.content)
                 elif not worker.proven:
                     raise UserError(f"a worker process could not start: {message.content}. Try --workers 1.")
-                replacement = hire(worker.device)
-                workers[workers.index(worker)] = replacement
-                idle = [*(other for other in idle if other is not worker), replacement]
+                worker.close()
+                workers, idle = ([w for w in group if w is not worker] for group in (workers, idle))
+                if schedule.waiting:
+                    workers.append(hire(worker.device))
+                    idle.append(workers[-1])
     finally:
         for worker in workers:
             worker.close()

@@ -6,7 +6,8 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 
@@ -18,9 +19,9 @@ from ..metrics.geometry import broken_identity
 from ..stages.flow import FlowSpec, PairsSpec, velocity_field
 from ..stages.measure import FloorSpec, MeasureSpec, evidence, floor
 from ..stages.sample import ReferenceSpec, SampleSpec, pairs_from, reference, sample
-from ..stages.train import train
+from ..stages.train import State, train
 from ..statistics import Estimate
-from ..store import Store, WriteError
+from ..store import Artefact, Store, WriteError
 
 Progress = Callable[[str, int], None]  # what advanced (trained | sampled | measured), by how much
 
@@ -132,9 +133,7 @@ class Bench:
                         device=self.device,
                         pairs=[self._pairs_of(flow) for flow in group] if group[0].pairs else None,
                         states=[states[flow.key] for flow in group],
-                        checkpoint=lambda _, new, group=group: [
-                            self.store.write_checkpoint(flow.key, state) for flow, state in zip(group, new, strict=True)
-                        ],
+                        checkpoint=partial(self._checkpoint, group),
                         progress=lambda samples: self.progress("trained", samples),
                     )
                 except WriteError:
@@ -151,6 +150,10 @@ class Bench:
                     self.store.drop_checkpoint(flow.key)
                     outcomes[flow.key] = Outcome()
         return outcomes
+
+    def _checkpoint(self, flows: Sequence[FlowSpec], step: int, states: Sequence[State]) -> None:
+        for flow, state in zip(flows, states, strict=True):
+            self.store.write_checkpoint(flow.key, state)
 
     def _pairs_of(self, flow: FlowSpec) -> tuple[torch.Tensor, torch.Tensor] | None:
         if flow.pairs is None:
@@ -180,9 +183,7 @@ class Bench:
         self.progress("sampled", 1)
         outcomes = {cell.key: made}
         for spec in measures:
-            outcomes[spec.key] = (
-                self._measured(spec, lambda spec=spec: self._measure(spec)) if made.status == "ok" else made
-            )
+            outcomes[spec.key] = self._measured(spec, partial(self._measure, spec)) if made.status == "ok" else made
             self.progress("measured", 1)
         return outcomes
 
@@ -202,7 +203,7 @@ class Bench:
                 raise ArithmeticError(problem)
             geometry = {name: value for name, value in vars(solved.geometry).items() if isinstance(value, torch.Tensor)}
             tensors = {**geometry, "trajectories": solved.trajectories, "times": solved.times}
-            info = {"error": solved.geometry.error, "steps": solved.steps, "nfe": solved.nfe}
+            info: dict[str, Any] = {"error": solved.geometry.error, "steps": solved.steps, "nfe": solved.nfe}
         else:
             sampled = sample(cell, field_, self.device)
             tensors, info = {"x": sampled.x}, {**asdict(sampled.resources), "steps": sampled.steps}
@@ -284,7 +285,7 @@ def _field(store: Store, key: str, device: str, flow: _Hashable) -> Field:
 
 
 @lru_cache(maxsize=4)
-def _geometry(store: Store, key: str) -> tuple[dict, Geometry, int]:  # type: ignore[type-arg]
+def _geometry(store: Store, key: str) -> tuple[dict[str, Any], Geometry, int]:
     artefact = store.read(key)
     tensors = {
         name: artefact.tensors[name] for name in ("z0", "z1", "start_velocity", "energy", "straightness", "length")
@@ -293,5 +294,5 @@ def _geometry(store: Store, key: str) -> tuple[dict, Geometry, int]:  # type: ig
 
 
 @lru_cache(maxsize=2)
-def _sampled(store: Store, key: str):  # type: ignore[no-untyped-def]
+def _sampled(store: Store, key: str) -> Artefact:
     return store.read(key)

@@ -93,7 +93,8 @@ class ProcessWorker(Worker):
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
         self._send({"store": store, "device": device, "plugins": list(plugins)})
-        threading.Thread(target=self._listen, daemon=True).start()
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.listener.start()
 
     def _start(self, job: Job) -> None:
         self._send(job)
@@ -122,6 +123,9 @@ class ProcessWorker(Worker):
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
+        self.listener.join()
+        with contextlib.suppress(OSError):  # what it had not read yet
+            self.process.communicate()
 
 
 @contextlib.contextmanager

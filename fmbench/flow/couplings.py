@@ -1,4 +1,4 @@
-"""Couplings: which x0 of a minibatch is paired with which x1 (math.md, section 3)."""
+"""Couplings: which x0 of a minibatch is paired with which x1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact marginal velocities, no training (math.md, section 4): independent coupling, unit Gaussian source."""
+"""Exact marginal velocities, no training: independent coupling, unit Gaussian source."""
 
 from __future__ import annotations
 

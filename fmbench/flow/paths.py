@@ -1,4 +1,4 @@
-"""Affine Gaussian paths x_t = α_t x1 + σ_t x0 (math.md, section 1). Time runs from the source at 0 to the data at 1.
+"""Affine Gaussian paths x_t = α_t x1 + σ_t x0. Time runs from the source at 0 to the data at 1.
 
 A path is its schedule: four functions of time in one record. All else (interpolation, targets, preconditioning) follows.
 """
@@ -120,9 +120,9 @@ class VPCosine(Path):
 
 
 class VPLinear(Path):
-    """The VP diffusion path, α = exp(−½B(1 − t)), B(s) = β_min s + ½ s²(β_max − β_min), σ² = 1 − α² (Song 2021; Ho 2020).
+    """The VP diffusion path, α = exp(−½B(1 − t)), B(s) = β_min s + ½ s²(β_max − β_min), σ² = 1 − α².
 
-    σ̇ diverges at t = 1, so integration ends at 1 − 1e-5.
+    (Song 2021, VP-SDE; Ho 2020.) σ̇ diverges at t = 1, so integration ends at 1 − 1e-5.
     """
 
     name = "vp-linear"

@@ -1,4 +1,4 @@
-"""Time laws: from which distribution on [0, 1] training draws t (math.md, section 2)."""
+"""Time laws: from which distribution on [0, 1] training draws t."""
 
 from __future__ import annotations
 

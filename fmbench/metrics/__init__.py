@@ -1,4 +1,4 @@
-"""What is measured. `math.md`'s names and definitions; one class a metric, its facts beside its code."""
+"""What is measured. One class a metric, its facts beside its code."""
 
 from __future__ import annotations
 

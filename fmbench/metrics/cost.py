@@ -18,7 +18,7 @@ class SolverError(Metric):
     name = "solver_error"
     unit = "data units"
     scope = "samples"
-    source = "math.md, section 6"
+    source = "global error against a reference solve (Hairer, Nørsett, Wanner 1993, II.3)"
 
     def measure(self, evidence: Evidence) -> Estimate:
         n = min(len(evidence.generated), len(evidence.geometry.z1))

@@ -1,4 +1,4 @@
-"""The geometry of a flow, read from its one reference solve: cost, energy, straightness (math.md, sections 5 and 6).
+"""The geometry of a flow, read from its one reference solve: cost, energy, straightness.
 
 All in the data's own scale: raw values of different data sets do not compare, the normalised ones do.
 """
@@ -55,7 +55,7 @@ class OneStepError(Metric):
     name = "one_step_error"
     unit = "data units²"
     scope = "flow"
-    source = "math.md, section 6"
+    source = "Liu et al. 2022, section 3.3 (one-step simulation)"
 
     def measure(self, evidence: Evidence) -> Estimate:
         geometry = evidence.geometry
@@ -69,7 +69,7 @@ class StraightnessNormalized(Metric):
     name = "straightness_normalized"
     unit = "1"
     scope = "flow"
-    source = "math.md, section 6; S of Liu et al. 2022, eq. 5"
+    source = "S of Liu et al. 2022, eq. 5, over the transport cost"
 
     def measure(self, evidence: Evidence) -> Estimate:
         geometry = evidence.geometry
@@ -85,7 +85,7 @@ class PathLengthRatio(Metric):
     name = "path_length_ratio"
     unit = "1"
     scope = "flow"
-    source = "math.md, section 6"
+    source = "arc length over chord length"
 
     def measure(self, evidence: Evidence) -> Estimate:
         geometry = evidence.geometry

@@ -22,8 +22,9 @@ class NLL(Metric):
     """−E log p1(x) in nats over held-out x; p1 is the law that the flow gives its source at the end time T.
 
     log p1(x) = log p0(Z_0) − ∫₀ᵀ div v(t, Z_t) dt along the path that ends in x: solved backward by classical RK4 on
-    `steps` steps of the reference solve's grid (as many as it took when None), with the exact divergence, for D ≤ 64. `n` held-out samples:
-    as many as were generated when None; a finite split with fewer gives all. The standard error is over data.
+    `steps` steps of the reference solve's grid (as many as it took when None), with the exact divergence, for D ≤ 64.
+    `n` held-out samples: as many as were generated when None; a finite split with fewer gives all. The standard error
+    is over data.
 
     Images of L grey levels in [−1, 1] are dequantised: x + w (u − ½), w = 2 / (L − 1) the width of one level and u
     uniform from a generator of its own, so that the density is finite. Bits per dimension are nll / (D ln 2) − log2 w.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -14,7 +15,13 @@ from torch.nn import functional as F
 from ..randomness import generator
 from .base import Model, Network
 
-ACTIVATIONS = {"silu": F.silu, "selu": F.selu, "gelu": F.gelu, "relu": F.relu, "tanh": torch.tanh}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "selu": F.selu,
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+}
 
 
 class MLP(Model):
@@ -37,11 +44,17 @@ class MLP(Model):
 class MLPNetwork(Network):
     """Weights `(S, in, out)`, biases `(S, 1, out)`, drawn as U(±1/√in)."""
 
+    rates: Tensor
+    phases: Tensor
+
     def __init__(self, spec: MLP, shape: tuple[int, ...], seeds: Sequence[int]):
         super().__init__()
         d = math.prod(shape)
         self.act = ACTIVATIONS[spec.activation]
-        self.register_buffer("harmonics", math.pi * torch.arange(1, spec.frequencies + 1), persistent=False)
+        k = math.pi * torch.arange(1, spec.frequencies + 1)
+        # t itself, then sin πkt and cos πkt = sin(πkt + π/2): few small operations, for they are paid at every call.
+        self.register_buffer("rates", torch.cat([torch.ones(1), k, k]), persistent=False)
+        self.register_buffer("phases", torch.cat([torch.zeros(1), 0 * k, 0 * k + math.pi / 2]), persistent=False)
         sizes = [d + 1 + 2 * spec.frequencies, *[spec.width] * spec.depth, d]
         rngs = [generator("init", "mlp", seed) for seed in seeds]
 
@@ -50,13 +63,13 @@ class MLPNetwork(Network):
             return nn.Parameter(torch.stack([(2 * torch.rand(*size, generator=rng) - 1) * bound for rng in rngs]))
 
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+        for fan_in, fan_out in pairwise(sizes):
             self.weights.append(drawn(fan_in, fan_out, fan_in=fan_in))
             self.biases.append(drawn(1, fan_out, fan_in=fan_in))
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
         stacked = t.dim() == 2
-        features = self._time_features(t).to(x.dtype)
+        features = self._time_features(t)
         weights, biases = list(self.weights), list(self.biases)
         h = x.flatten(2 if stacked else 1)
         if stacked:
@@ -73,8 +86,7 @@ class MLPNetwork(Network):
         return h.reshape(x.shape)
 
     def _time_features(self, t: Tensor) -> Tensor:
-        t = t[..., None]
-        if not len(self.harmonics):
-            return t
-        angles = t * self.harmonics
-        return torch.cat([t, torch.sin(angles), torch.cos(angles)], -1)
+        """`(…, 1 + 2 frequencies)`, in the network's precision."""
+        features = self.rates * (t[..., None].to(self.rates.dtype) if t.dim() else t) + self.phases
+        features[..., 1:].sin_()
+        return features

@@ -12,7 +12,7 @@ from .base import Model
 
 
 class Oracle(Model):
-    """The closed form of math.md, section 4, for data that is a Gaussian mixture with independent coupling."""
+    """The closed form for data that is a Gaussian mixture with independent coupling."""
 
     name = "oracle"
     trained = False

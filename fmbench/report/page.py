@@ -110,7 +110,7 @@ def _section(results: Results, anchor: str) -> Section:
         facts=_facts(results),
         headlines=[_titled(grid, name, parts) for name, grid in headlines if grid and grid.rows],
         figures=figures([main] if main in sampled else []),
-        more_figures=figures([metric for metric in sampled if metric != main]),
+        more_figures=figures([metric for metric in sampled if metric not in (main, "nfe")]),  # nfe is the x axis
         geometry=[_figure(name if len(parts) > 1 else "", chart) for name, chart in flow_charts if chart],
         flow_grids=[_titled(grid, name, parts) for name, grid in flow_grids if grid.rows],
         grids=[grid for grid in tables.grids(results) if grid.index[0] == "solver"],

@@ -37,9 +37,13 @@ def trajectories(pictures: Sequence[Picture]) -> list[tuple[str, Markup]]:
             flows.setdefault(picture.method or "flow", picture)
     if not flows:
         return []
-    window = _window([flow.array[[0, -1]] for flow in flows.values()], 0.12)
+    # One scale for all, but for a flow that starts much farther out (VE): beside it the others would shrink to dots.
+    extents = {method: float(np.abs(flow.array[[0, -1]]).max()) for method, flow in flows.items()}
+    ordinary = [flow.array[[0, -1]] for method, flow in flows.items() if extents[method] <= 4 * min(extents.values())]
     panels = []
     for method, flow in flows.items():
+        alone = extents[method] > 4 * min(extents.values())
+        window = _window([flow.array[[0, -1]]] if alone else ordinary, 0.12)
         real = _data_for(flow, pictures)
         behind = _dots(real.array, window, "#e0e0e0", 2.0) if real is not None else ""
         panels.append((method, _svg(behind + _lines(flow, window), f"trajectories of {method}")))

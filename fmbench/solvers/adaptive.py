@@ -45,8 +45,8 @@ class Dopri5(Solver):
 class _TimeToGo:
     """The field in r = end − t, with torchdiffeq's callback that counts accepted steps.
 
-    torchdiffeq rounds time to the state's float32, which near t = 1 knows no times closer than 6e-8; r has no such limit.
-    Its guess of a first step looks as far ahead as ‖x‖ / ‖v‖ allows, past the end too: time is held to its span.
+    torchdiffeq rounds time to the state's float32, which near t = 1 knows no times closer than 6e-8; r has no such
+    limit. Its guess of a first step looks as far ahead as ‖x‖ / ‖v‖ allows, past the end too: time is held to its span.
     """
 
     def __init__(self, velocity: Velocity, start: Tensor, end: Tensor):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -41,15 +40,14 @@ class RungeKutta(Solver):
         cls.calls_per_step = len(cls.tableau.b)
 
     def integrate(self, velocity: Velocity, x: Tensor, times: Tensor) -> Solution:
-        grid = times.tolist()
-        # All stage times at once: creating a tensor inside the loop would cost as much as a small solver step.
-        stage_times = torch.tensor(
-            [[t + c * (end - t) for c in self.tableau.c] for t, end in pairwise(grid)], dtype=times.dtype
-        )
-        clocks = [row.unbind() for row in stage_times.to(times.device).unbind()]
-        for (t, end), clock in zip(pairwise(grid), clocks, strict=True):
-            x = self._step(velocity, x, end - t, clock)
-        return Solution(x, len(grid) - 1)
+        # All stage times and steps at once: making tensors inside the loop would cost as much as a small network's layer.
+        nodes = torch.tensor(self.tableau.c, dtype=times.dtype, device=times.device)
+        steps = times.diff()
+        clock = (times[:-1, None] + steps[:, None] * nodes).flatten().unbind()
+        stages = len(nodes)
+        for i, h in enumerate(steps.tolist()):
+            x = self._step(velocity, x, h, clock[i * stages : (i + 1) * stages])
+        return Solution(x, len(steps))
 
     def _step(self, velocity: Velocity, x: Tensor, h: float, clock: tuple[Tensor, ...]) -> Tensor:
         k = [velocity(clock[0], x)]

@@ -38,7 +38,7 @@ class TrainSettings(BaseModel):
 
 
 class PairsSettings(BaseModel):
-    """How reflow pairs are drawn from a flow (math.md, section 5)."""
+    """How reflow pairs are drawn from a flow (Liu 2022, algorithm 1)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 

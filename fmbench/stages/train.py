@@ -16,26 +16,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..errors import Diverged, UserError
-from ..flow.couplings import Coupling
+from ..errors import Diverged
 from ..models.base import Network
-from ..randomness import generator, seed_of
+from ..randomness import seed_of
 from .flow import FlowSpec, TrainSettings
+from .minibatches import minibatches
 
-FLOATS_IN_ADVANCE = 2**20  # minibatches are prepared some steps ahead, up to this many numbers a seed
-STEPS_IN_ADVANCE = 64
+ALIGNMENT = 64  # floats: whole vector registers and cache lines, unrolled
 CHECKPOINT_SECONDS = 15.0
 
 State = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Minibatches:
-    """What one seed's network sees in K consecutive steps: `(K, B, …)`."""
-
-    t: Tensor
-    inputs: Tensor
-    targets: Tensor
 
 
 @dataclass
@@ -50,11 +40,9 @@ class Trained:
 class PackedParameters:
     """All parameters of S stacked networks as one tensor `(S, P)`, of which the network's parameters are views.
 
-    Clipping, optimiser and averaging then cost one operation each, not one for each parameter. Rows are padded to whole
-    vector registers: the scalar tail of a vectorised loop rounds differently, and where it falls must not depend on S.
+    Clipping, optimiser and averaging then cost one operation each, not one for each parameter. Rows are padded to
+    `ALIGNMENT`, for the reason that `seeds_at_once` gives.
     """
-
-    ALIGNMENT = 64
 
     def __init__(self, network: Network, stack: int):
         self.named = list(network.named_parameters())
@@ -80,12 +68,21 @@ class PackedParameters:
 
     def _row(self, tensors: Sequence[Tensor]) -> Tensor:
         rows = [tensor.reshape(self.stack, -1) for tensor in tensors]
-        padding = -sum(row.shape[1] for row in rows) % self.ALIGNMENT
+        padding = -sum(row.shape[1] for row in rows) % ALIGNMENT
         return torch.cat([*rows, rows[0].new_zeros(self.stack, padding)], dim=1)
 
     def _pieces(self, flat: Tensor) -> tuple[Tensor, ...]:
         sizes = [p.numel() // self.stack for _, p in self.named]
         return flat[:, : sum(sizes)].split(sizes, dim=1)
+
+
+def seeds_at_once(spec: FlowSpec) -> int:
+    """How many seeds may be trained as one computation, each as if it were alone.
+
+    The scalar tail of a vectorised loop rounds differently, and where it falls must not depend on S: a seed's part of
+    every tensor `(S, B, …)` must fill whole registers. Other batch sizes are trained seed by seed.
+    """
+    return 1 if spec.train.batch % ALIGNMENT else max(1, spec.model.stack())
 
 
 def train(
@@ -100,7 +97,7 @@ def train(
     """Trains flows that differ in nothing but their seed.
 
     Args:
-        specs: one a seed.
+        specs: one a seed; several only where `seeds_at_once` allows it.
         pairs: for reflow rounds, each seed's fixed pairs (z0, z1), `(n, *shape)` each.
         states: where to go on, as `checkpoint` received it; all of the same step.
         checkpoint: called every few seconds with the step and each seed's state.
@@ -111,6 +108,8 @@ def train(
     """
     first, settings = specs[0], specs[0].train
     stack, batch, steps = len(specs), settings.batch, settings.steps
+    if stack > 1 and batch % ALIGNMENT:
+        raise ValueError(f"flows with train.batch = {batch}, no multiple of {ALIGNMENT}, are trained one by one")
     network = first.model.network(first.data.shape, [s.seed for s in specs]).to(device).train()
     packed = PackedParameters(network, stack)
     average = packed.flat.clone()
@@ -127,7 +126,7 @@ def train(
     log_every = max(1, steps // 100)
     started = last_saved = time.monotonic()
 
-    for step, batches in _steps(specs, start, steps, data_std, pairs, device):
+    for step, batches in minibatches(specs, start, steps, data_std, pairs, device):
         for group in optimiser.param_groups:
             group["lr"] = _learning_rate(settings, step)
         t, inputs, targets = batches
@@ -166,82 +165,6 @@ def train(
         else:
             outcomes.append(Trained(packed.unpack(weights[i]), losses, seconds))
     return outcomes
-
-
-def _steps(
-    specs: Sequence[FlowSpec],
-    start: int,
-    stop: int,
-    data_std: float,
-    pairs: Sequence[tuple[Tensor, Tensor] | None] | None,
-    device: str,
-) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor]]]:
-    """Each step's t `(S, B)`, inputs and targets `(S, B, *shape)`."""
-    first = specs[0]
-    length = steps_in_advance(first.train.batch, math.prod(first.data.shape), first.coupling)
-    for block in range(start // length, -(-stop // length)):
-        prepared = [
-            minibatches(spec, block, length, data_std, None if pairs is None else pairs[i])
-            for i, spec in enumerate(specs)
-        ]
-        t, inputs, targets = (
-            torch.stack([getattr(p, name) for p in prepared], dim=1).to(device, non_blocking=True)
-            for name in ("t", "inputs", "targets")
-        )
-        for step in range(max(start, block * length), min(stop, (block + 1) * length)):
-            k = step - block * length
-            yield step, (t[k], inputs[k], targets[k])
-
-
-def steps_in_advance(batch: int, d: int, coupling: Coupling) -> int:
-    """How many steps one block of minibatches spans; a block holds a whole number of the coupling's own batches."""
-    steps = max(1, min(STEPS_IN_ADVANCE, FLOATS_IN_ADVANCE // (batch * d)))
-    ot_batch = getattr(coupling, "batch", None) or batch
-    if ot_batch % batch and batch % ot_batch:
-        raise UserError(
-            f"coupling '{coupling.label()}': its batch must be a multiple or a divisor of train.batch = {batch}"
-        )
-    per_problem = max(1, ot_batch // batch)
-    return -(-steps // per_problem) * per_problem
-
-
-def minibatches(
-    spec: FlowSpec, block: int, length: int, data_std: float, pairs: tuple[Tensor, Tensor] | None
-) -> Minibatches:
-    """Steps `block · length … (block + 1) · length − 1` of one seed: t `(K, B)`, inputs and targets `(K, B, *shape)`."""
-    rng = generator("train", spec.reflow, spec.seed, block)
-    n = length * spec.train.batch
-    if pairs is None:
-        x1, _ = spec.data.draw(n, rng)
-        x0, _ = spec.source.draw(n, rng)
-        x0, x1 = _couple(spec.coupling, x0, x1, getattr(spec.coupling, "batch", None) or spec.train.batch, rng)
-    else:
-        index = torch.randint(len(pairs[0]), (n,), generator=rng)
-        x0, x1 = pairs[0][index], pairs[1][index]
-    t = spec.path.end_time * spec.times.draw(n, rng)
-    s_inputs, s_targets = spec.path.point(x0.double(), x1.double(), t)
-    if spec.path.preconditioned:
-        column = (-1, *[1] * (x1.dim() - 1))
-        p = spec.path.preconditioning(t, data_std)
-        s_targets = (s_targets - p.c_skip.reshape(column) * s_inputs) / p.c_out.reshape(column)
-        s_inputs = p.c_in.reshape(column) * s_inputs
-    shape = (length, spec.train.batch)
-    return Minibatches(
-        t.float().reshape(shape),
-        s_inputs.float().reshape(*shape, *x1.shape[1:]),
-        s_targets.float().reshape(*shape, *x1.shape[1:]),
-    )
-
-
-def _couple(coupling: Coupling, x0: Tensor, x1: Tensor, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    if coupling.name == "independent":
-        return x0, x1
-    first, second = [], []
-    for a, b in zip(x0.split(size), x1.split(size), strict=True):
-        i, j = coupling.pair(a, b, rng)
-        first.append(a[i])
-        second.append(b[j])
-    return torch.cat(first), torch.cat(second)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def test_continuity_equation(path: Path) -> None:
 
 @each
 def test_velocity_is_the_scores(path: Path) -> None:
-    """v = (α̇/α) x + (α̇σ²/α − σσ̇) ∇ log p_t: math.md, section 2."""
+    """v = (α̇/α) x + (α̇σ²/α − σσ̇) ∇ log p_t."""
     t, x = interior(path)
     score = torch.autograd.grad(log_density(path, t, x.requires_grad_()).sum(), x)[0]
     s = path.schedule(t[:, None])
@@ -100,7 +100,7 @@ def test_a_broken_twin_is_rejected() -> None:
 
 @each
 def test_one_gaussian_has_the_closed_form(path: Path) -> None:
-    """v = α̇ μ + (ṡ/s)(x − α μ), s_i = √(α² λ_i + σ²): math.md, section 4."""
+    """v = α̇ μ + (ṡ/s)(x − α μ), s_i = √(α² λ_i + σ²)."""
     mean, std = torch.tensor([[1.0, -0.5]], dtype=torch.float64), torch.tensor([[0.5, 2.0]], dtype=torch.float64)
     field = MixtureVelocity(path, mean, std, torch.ones(1))
     t, x = interior(path)
@@ -143,7 +143,7 @@ def test_it_carries_noise_to_the_mixture(path: Path) -> None:
 
 
 def test_minimal_loss_in_one_dimension() -> None:
-    """N(0, 1) → N(m, s²), rectified, independent: L* = E|u_t − v|² = π s / 2 (math.md, section 5)."""
+    """N(0, 1) → N(m, s²), rectified, independent: L* = E|u_t − v|² = π s / 2."""
     n, m, s = 400_000, 1.3, 0.6
     rng = generator("minimal loss")
     x0, z, t = (f(n, 1, generator=rng, dtype=torch.float64) for f in (torch.randn, torch.randn, torch.rand))

@@ -60,7 +60,7 @@ def test_schedule_runs_from_noise_to_data(path: Path) -> None:
         assert torch.allclose(s.alpha**2 + s.sigma**2, torch.ones(41, dtype=torch.float64), atol=1e-14)
 
 
-# math.md, section 1: (α_0, σ_0), (α_1, σ_1)
+# the table of the paths: (α_0, σ_0), (α_1, σ_1)
 ENDS = {
     "rectified": ((0, 1), (1, 0)),
     "fm-ot": ((0, 1), (1, 1e-5)),

@@ -1,4 +1,4 @@
-"""The rectified flow from N(0, I) to N(μ, diag(σ²)), in closed form (math.md, section 4): no network, no solver."""
+"""The rectified flow from N(0, I) to N(μ, diag(σ²)), in closed form: no network, no solver."""
 
 from __future__ import annotations
 

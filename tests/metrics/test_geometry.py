@@ -1,4 +1,4 @@
-"""The geometry's numbers against math.md's closed forms for one Gaussian."""
+"""The geometry's numbers against closed forms for one Gaussian."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fmbench.metrics.geometry import NPE, PathEnergy, Straightness, W2Squared, b
 from fmbench.statistics import Estimate
 
 LINE = GaussianFlow((1.5,), (0.6,))  # one dimension: C = m² + (s − 1)², S = (2 − π/2) s
-SPACE = GaussianFlow((1.0, -0.5, 0.2), (0.5, 1.0, 2.0))  # math.md: S = 1.5022 for the rectified path
+SPACE = GaussianFlow((1.0, -0.5, 0.2), (0.5, 1.0, 2.0))  # S = 1.5022 for the rectified path
 COST = {LINE: 1.5**2 + 0.4**2, SPACE: 1.29 + 0.5**2 + 1.0**2}
 BEND = {LINE: (2 - math.pi / 2) * 0.6, SPACE: 1.5022}
 START = {LINE: 0.6**2, SPACE: 0.5**2 + 1.0**2 + 2.0**2}  # Z0 + v(0, Z0) = μ, and Z1 = μ + σ Z0

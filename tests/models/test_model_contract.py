@@ -59,7 +59,7 @@ def test_every_model_serves_something() -> None:
 
 @on_every_data
 def test_forward_and_initialisation(model: Model, data: Data) -> None:
-    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002: it must not move
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
     network = model.network(data.shape, [3]).eval()
     t, x = inputs(data, 5)
     with torch.no_grad():

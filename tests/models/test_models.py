@@ -25,7 +25,7 @@ def normal(*size: int) -> Tensor:
 @pytest.mark.parametrize("seeds", [(0, 1, 2), (5, 0)])
 def test_a_stack_is_its_networks_bit_for_bit(width: int, seeds: tuple[int, ...]) -> None:
     mlp = MODELS.build({"name": "mlp", "width": width})
-    t, x = normal(len(seeds), 33).sigmoid(), normal(len(seeds), 33, 2)
+    t, x = normal(len(seeds), 64).sigmoid(), normal(len(seeds), 64, 2)
     together = mlp.network((2,), seeds)(t, x)
     for i, seed in enumerate(seeds):
         assert torch.equal(together[i], mlp.network((2,), [seed])(t[i : i + 1], x[i : i + 1])[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -33,7 +35,7 @@ def test_agrees_with_torchdiffeq(name: str) -> None:
 
 def test_heun_is_the_trapezoidal_rule() -> None:
     x = X
-    for t, end in zip(TIMES, TIMES[1:], strict=False):
+    for t, end in pairwise(TIMES):
         first = field(t, x)
         x = x + (end - t) / 2 * (first + field(end, x + (end - t) * first))
     assert torch.allclose(ours("heun"), x, rtol=1e-13)
@@ -42,7 +44,7 @@ def test_heun_is_the_trapezoidal_rule() -> None:
 def test_rk4_is_the_classical_one_bit_for_bit() -> None:
     x = X
     grid = TIMES.tolist()
-    for t, end in zip(grid, grid[1:], strict=False):
+    for t, end in pairwise(grid):
         h = end - t
         start, middle, stop = (torch.tensor(t + c * h, dtype=torch.float64) for c in (0.0, 0.5, 1.0))
         k1 = field(start, x)

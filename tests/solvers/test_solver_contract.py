@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def named(solvers: list[Solver]) -> dict:
 def test_order_of_convergence(solver: Solver) -> None:
     steps = [32, 64, 128]
     errors = [(solve(solver, uniform(n)) - exact(1)).norm().item() for n in steps]
-    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    orders = [math.log2(a / b) for a, b in pairwise(errors)]
     assert orders[-1] == pytest.approx(solver.order, abs=0.2), orders
 
 

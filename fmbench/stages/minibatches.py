@@ -1,0 +1,130 @@
+"""Minibatches: what the network sees in each step, prepared in blocks of steps and, where pairing is slow, ahead of time.
+
+The minibatch of step i is a function of (seed, i) alone, whatever runs beside it and wherever a training starts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..flow.couplings import Coupling
+from ..randomness import generator
+from .flow import FlowSpec
+
+FLOATS_IN_ADVANCE = 2**20  # a block holds up to this many numbers a seed
+STEPS_IN_ADVANCE = 64
+
+Pairs = tuple[Tensor, Tensor]
+Step = tuple[Tensor, Tensor, Tensor]  # t (S, B), network inputs and regression targets (S, B, *shape)
+
+
+def minibatches(
+    specs: Sequence[FlowSpec],
+    start: int,
+    stop: int,
+    data_std: float,
+    pairs: Sequence[Pairs | None] | None = None,
+    device: str = "cpu",
+) -> Iterator[tuple[int, Step]]:
+    """The steps start … stop − 1 of flows that differ in their seed alone: `(step, (t, inputs, targets))`.
+
+    Couplings that compute are solved on threads, a block ahead of the training: the engines release Python's lock.
+    """
+    first = specs[0]
+    length = steps_in_advance(first.train.batch, math.prod(first.data.shape), first.coupling)
+    coupled = pairs is None and first.coupling.name != "independent"
+    blocks = range(start // length, -(-stop // length))
+    with ThreadPoolExecutor(_cores() if coupled else 1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+
+        def drawn(block: int) -> list[_Block]:
+            return [
+                _Block.draw(spec, block, length, None if pairs is None else pairs[i], pool if coupled else None)
+                for i, spec in enumerate(specs)
+            ]
+
+        ahead = drawn(blocks[0]) if blocks else []
+        for block in blocks:
+            now, ahead = ahead, drawn(block + 1) if coupled and block + 1 in blocks else []
+            prepared = [part.prepared(data_std) for part in now or drawn(block)]
+            t, inputs, targets = (
+                torch.stack(x, dim=1).to(device, non_blocking=True) for x in zip(*prepared, strict=True)
+            )
+            for step in range(max(start, block * length), min(stop, (block + 1) * length)):
+                k = step - block * length
+                yield step, (t[k], inputs[k], targets[k])
+
+
+def steps_in_advance(batch: int, d: int, coupling: Coupling) -> int:
+    """How many steps one block of minibatches spans; a block holds a whole number of the coupling's own batches.
+
+    Raises:
+        UserError: the coupling's batch and the training batch do not fit into each other.
+    """
+    steps = max(1, min(STEPS_IN_ADVANCE, FLOATS_IN_ADVANCE // (batch * d)))
+    ot_batch = getattr(coupling, "batch", None) or batch
+    if ot_batch % batch and batch % ot_batch:
+        raise UserError(
+            f"coupling '{coupling.label()}': its batch must be a multiple or a divisor of train.batch = {batch}"
+        )
+    per_problem = max(1, ot_batch // batch)
+    return -(-steps // per_problem) * per_problem
+
+
+@dataclass(frozen=True)
+class _Block:
+    """`length` minibatches of one seed, drawn; their pairing may still be under way."""
+
+    spec: FlowSpec
+    length: int
+    t: Tensor  # (n,) float64
+    ends: Sequence[Pairs | Future[Pairs]]  # pieces of x0 and x1
+
+    @classmethod
+    def draw(cls, spec: FlowSpec, block: int, length: int, pairs: Pairs | None, pool: Executor | None) -> _Block:
+        rng = generator("train", spec.reflow, spec.seed, block)
+        n = length * spec.train.batch
+        if pairs is None:
+            x1, _ = spec.data.draw(n, rng)
+            x0, _ = spec.source.draw(n, rng)
+        else:
+            index = torch.randint(len(pairs[0]), (n,), generator=rng)
+            x0, x1 = pairs[0][index], pairs[1][index]
+        t = spec.path.end_time * spec.times.draw(n, rng)
+        if pool is None:
+            return cls(spec, length, t, [(x0, x1)])
+        size = getattr(spec.coupling, "batch", None) or spec.train.batch
+        pieces = zip(x0.split(size), x1.split(size), strict=True)
+        names = ("pair", spec.reflow, spec.seed, block)
+        return cls(
+            spec, length, t, [pool.submit(_paired, spec.coupling, a, b, *names, k) for k, (a, b) in enumerate(pieces)]
+        )
+
+    def prepared(self, data_std: float) -> Step:
+        """t `(K, B)`, inputs and targets `(K, B, *shape)`, float32."""
+        ends = [piece.result() if isinstance(piece, Future) else piece for piece in self.ends]
+        x0, x1 = (torch.cat(side).double() for side in zip(*ends, strict=True))
+        inputs, targets = self.spec.path.point(x0, x1, self.t)
+        if self.spec.path.preconditioned:
+            p = self.spec.path.preconditioning(self.t.reshape(-1, *[1] * (x1.dim() - 1)), data_std)
+            targets = (targets - p.c_skip * inputs) / p.c_out
+            inputs = p.c_in * inputs
+        steps = (self.length, self.spec.train.batch)
+        inputs, targets = (x.float().reshape(*steps, *x1.shape[1:]) for x in (inputs, targets))
+        return self.t.float().reshape(steps), inputs, targets
+
+
+def _paired(coupling: Coupling, x0: Tensor, x1: Tensor, *names: str | int) -> Pairs:
+    i, j = coupling.pair(x0, x1, generator(*names))
+    return x0[i], x1[j]
+
+
+def _cores() -> int:
+    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

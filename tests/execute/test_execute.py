@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from fmbench.errors import Diverged, UserError
+from fmbench.execute import _Schedule, devices_for, missing
+from fmbench.execute.jobs import CellJob, Job, Outcome, TrainJob
+from fmbench.plan import make_plan
+from fmbench.store import Store
+from fmbench.suite import parse
+
+Tiny = Callable[..., dict[str, Any]]
+Measured = Callable[..., pd.DataFrame]
+Same = Callable[[pd.DataFrame, pd.DataFrame], None]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Counts what is computed in this process from now on."""
+    from fmbench.execute import jobs
+
+    calls: list[tuple[str, int]] = []
+    for name in ("train", "sample", "reference", "pairs_from", "evidence", "floor"):
+        real = getattr(jobs, name)
+
+        def wrapped(*args: Any, name: str = name, real: Any = real, **more: Any) -> Any:
+            calls.append((name, len(args[0]) if name == "train" else 1))
+            return real(*args, **more)
+
+        monkeypatch.setattr(jobs, name, wrapped)
+    return calls
+
+
+# ---- what is there already is taken ----
+
+
+def test_a_second_run_computes_nothing(
+    tiny: Tiny, measured: Measured, monkeypatch: pytest.MonkeyPatch, same_values: Same
+) -> None:
+    first = measured(tiny())
+    assert set(first["status"]) == {"ok"}
+    calls = counted(monkeypatch)
+    pd.testing.assert_frame_equal(measured(tiny()), first, check_exact=True)
+    assert calls == []
+    plan = make_plan(parse(tiny()))
+    assert missing(plan, Store()).jobs == []
+
+
+def test_what_was_computed_once_is_shared(tiny: Tiny, measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(tiny())
+    calls = counted(monkeypatch)
+    more = measured(tiny(metrics=["sliced_w2", "solver_error", "transport_cost", "nfe", "mmd", "straightness"]))
+    assert set(more["status"]) == {"ok"}
+    assert {name for name, _ in calls} == {"evidence", "floor"}  # new metrics of cells that stand
+    calls.clear()
+    measured(tiny(sample__solvers=[{"name": "euler", "nfe": [2, 3]}]))
+    assert sorted({name for name, _ in calls}) == ["evidence", "sample"]
+    assert calls.count(("sample", 1)) == 2  # nfe = 3 of two seeds
+    calls.clear()
+    other = measured(tiny(suite="other", flow__path=["rectified", "ve"], flow__seed=[1, 2], metrics=["nfe"]))
+    assert set(other["suite"]) == {"other"}
+    assert sum(n for name, n in calls if name == "train") == 3  # of four flows one is there
+
+
+def test_altered_artefacts_are_never_used(tiny: Tiny, measured: Measured, same_values: Same) -> None:
+    first = measured(tiny())
+    for path in Store().root.glob("measure/*/*.json"):
+        path.write_text(path.read_text().replace('"value": ', '"value": 1'))
+    same_values(measured(tiny()), first)
+
+
+def test_damaged_tensors_fail_their_rows_and_name_the_file(tiny: Tiny, measured: Measured) -> None:
+    measured(tiny())
+    (path, *_) = sorted(Store().root.glob("sample/*/*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1])
+    table = measured(tiny(metrics=["mmd"]))
+    failed = table[table["status"] != "ok"]
+    assert len(failed) == 1
+    assert path.name in failed["reason"].iloc[0]
+
+
+# ---- the same values however they are computed ----
+
+
+def test_seeds_together_equal_seeds_alone(
+    tiny: Tiny, measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_values: Same
+) -> None:
+    metrics = ["sliced_w2", "straightness", "solver_error"]
+    suite = tiny(flow__path=["rectified", "ve"], flow__seed=[0, 1, 2], metrics=metrics)
+    calls = counted(monkeypatch)
+    together = measured(suite)
+    assert [n for name, n in calls if name == "train"] == [3, 3]
+    monkeypatch.setenv("FMBENCH_CACHE", str(tmp_path / "another"))
+    alone = pd.concat([measured(suite | {"flow": suite["flow"] | {"seed": seed}}) for seed in (0, 1, 2)])
+    same_values(together, alone.drop_duplicates("key"))
+
+
+def test_two_worker_processes_equal_one_thread(
+    tiny: Tiny, measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_values: Same
+) -> None:
+    suite = tiny(flow__coupling=["independent", "minibatch-ot"], flow__seed=[0, 1],
+                 metrics=["w2", {"name": "nll", "n": 16}, "transport_cost", "solver_error", "seconds"])  # fmt: skip
+    one = measured(suite)
+    monkeypatch.setenv("FMBENCH_CACHE", str(tmp_path / "another"))
+    two = measured(suite, workers=2)
+    assert set(two["status"]) == {"ok"}
+    same_values(one, two)
+
+
+def test_the_number_of_generated_samples_leaves_the_first_ones_alone(tiny: Tiny, measured: Measured) -> None:
+    small = measured(tiny(metrics=[{"name": "w2", "n": 32}], flow__seed=0))
+    large = measured(tiny(metrics=[{"name": "w2", "n": 32}], flow__seed=0, sample__n=48))
+    assert small["value"].tolist() == large["value"].tolist()
+
+
+def test_reflow_runs_and_its_rounds_are_shared(tiny: Tiny, measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = measured(tiny(flow__reflow=1, flow__seed=0))
+    assert set(table["status"]) == {"ok"}
+    assert set(table["method"]) == {"2-RF", "data"}
+    calls = counted(monkeypatch)
+    measured(tiny(flow__reflow=[0, 1, 2], flow__seed=0))
+    assert [name for name, _ in calls if name in ("train", "pairs_from")] == ["pairs_from", "train"]  # round 2 alone
+
+
+# ---- failures are rows ----
+
+
+def statuses(table: pd.DataFrame, by: Any) -> dict[Any, set[str]]:
+    return {place: set(group) for place, group in table.groupby(by)["status"]}
+
+
+def reasons(table: pd.DataFrame, status: str) -> list[str]:
+    return sorted(set(table.loc[table["status"] == status, "reason"]))
+
+
+def test_a_diverging_training_leaves_rows_and_the_rest_completes(
+    tiny: Tiny, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wild = tiny(train__lr=1e30, train__clip=None, flow__seed=0)
+    table = measured(wild)
+    assert dict(table["status"].value_counts()) == {"diverged": 3 * 3 + 1, "ok": 1}  # the floor needs no flow
+    (reason,) = reasons(table, "diverged")
+    assert "training left the finite numbers by" in reason
+    assert "lr = 1e+30" in reason
+    assert table.loc[table["status"] == "diverged", "value"].isna().all()
+    assert len(table) == len(make_plan(parse(wild)).cells)
+    calls = counted(monkeypatch)
+    measured(wild)
+    assert calls == [("train", 1)]  # failures are tried again; what they explain is not
+
+
+def test_one_seed_diverges_alone(tiny: Tiny, measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also through rounds of reflow that train the seeds together."""
+    from fmbench.execute import jobs
+
+    real = jobs.train
+
+    def second_seed_diverges(specs: Any, **more: Any) -> Any:
+        trained = real(specs, **more)
+        return [Diverged("made up") if spec.seed == 1 else result for spec, result in zip(specs, trained, strict=True)]
+
+    monkeypatch.setattr(jobs, "train", second_seed_diverges)
+    table = measured(tiny(flow__seed=[0, 1, 2], flow__reflow=[0, 1]))
+    status = statuses(table[table["model"] != "data"], ["seed", "reflow"])
+    assert status == {(seed, k): {"diverged" if seed == 1 else "ok"} for seed in (0, 1, 2) for k in (0, 1)}
+
+
+def test_a_solver_past_its_budget_is_a_timeout(tiny: Tiny, measured: Measured) -> None:
+    solvers = [{"name": "dopri5", "max_nfe": 7, "rtol": 1e-8, "atol": 1e-8}, {"name": "euler", "nfe": 2}]
+    table = measured(tiny(sample__solvers=solvers))
+    assert set(table.loc[table["solver"] == "dopri5", "status"]) == {"timeout"}
+    assert set(table.loc[table["solver"] != "dopri5", "status"]) == {"ok"}
+    assert "max_nfe = 7" in reasons(table, "timeout")[0]
+
+
+def test_metrics_that_go_wrong_fail_alone(
+    tiny: Tiny, measured: Measured, plugin: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = ["raises", "wrong_kind", "skips", "exits"]
+    suite = tiny(metrics=["nfe", *bad, "sliced_w2"], flow__seed=0)
+    table = measured(suite, plugins=(plugin("misbehaving"),))
+    assert statuses(table, "metric") == {"nfe": {"ok"}, "sliced_w2": {"ok"}, "skips": {"skipped"}} | {
+        name: {"failed"} for name in ("raises", "wrong_kind", "exits")
+    }
+    rows = table.set_index("metric")["reason"]
+    assert set(rows["raises"]) == {"ZeroDivisionError: no good"}
+    assert set(rows["skips"]) == {"not on a Tuesday"}
+    assert all("SystemExit" in reason for reason in rows["exits"])
+
+    from fmbench.metrics import METRICS
+
+    asked = METRICS.get("skips").asked  # type: ignore[attr-defined]
+    before = len(asked)
+    calls = counted(monkeypatch)
+    measured(suite, plugins=(plugin("misbehaving"),))
+    assert len(asked) == before  # skipped is an answer, and kept
+    assert {name for name, _ in calls} == {"evidence"}
+    # Failed values are tried again: 3 cells of 3 metrics (SystemExit is tried in company first, then alone).
+    assert len(calls) >= 9
+
+
+def test_a_worker_that_dies_costs_only_the_value_that_killed_it(
+    tiny: Tiny, measured: Measured, plugin: Callable[[str], str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    solvers = [{"name": "euler", "nfe": [1, 2, 3]}]
+    suite = tiny(metrics=["nfe", "dies", "prints", "sliced_w2"], sample__solvers=solvers, flow__seed=0)
+    table = measured(suite, workers=2, plugins=(plugin("misbehaving"),))
+    assert len(table) == len(make_plan(parse(suite)).cells)
+    bad = table[table["status"] != "ok"]
+    assert [(row.metric, row.nfe, row.status) for row in bad.itertuples()] == [("dies", 2.0, "failed")]
+    assert reasons(table, "failed") == ["the worker process ended (exit code 9); out of memory?"]
+    assert "hello" not in capfd.readouterr().out
+
+
+def test_a_full_disk_stops_the_run_with_one_message_from_a_worker_too(
+    tiny: Tiny, measured: Measured, plugin: Callable[[str], str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    monkeypatch.setattr(os, "replace", os.replace)  # what the plug-in puts there goes again after this test
+    cache.mkdir()
+    (cache / "full").touch()
+    for workers in (1, 2):
+        with pytest.raises(UserError, match=r"cannot write .*No space left on device"):
+            measured(tiny(), workers=workers, plugins=(plugin("full_disk"),))
+        left = [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
+        assert {path.parent.parent.name for path in left if path.name != "full"} <= {"floor"}
+        assert not [path for path in left if path.suffix == ".safetensors" or path.name.startswith(".")]
+    (cache / "full").unlink()
+    assert set(measured(tiny())["status"]) == {"ok"}
+
+
+def test_components_of_a_script_are_refused_by_worker_processes(tmp_path: Path) -> None:
+    """A class that lives in `__main__` means nothing to another process: one message, no waiting for ever."""
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent("""
+        import sys
+        import fmbench
+        from fmbench.errors import UserError
+        from fmbench.flow.paths import Rectified
+        from fmbench.flow import PATHS
+
+        @PATHS.register
+        class Mine(Rectified):
+            name = "mine"
+
+        suite = {
+            "suite": "s", "data": "moons", "flow": {"path": "mine", "model": {"name": "mlp", "width": 8}},
+            "sample": {"n": 16, "solvers": [{"name": "euler", "nfe": 1}]}, "metrics": ["nfe"],
+        }
+        try:
+            fmbench.run(suite, out="out", workers=2)
+        except UserError as error:
+            print(error)
+    """))  # fmt: skip
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert "--plugin" in done.stdout, done
+    assert "Traceback" not in done.stderr
+
+
+# ---- the schedule ----
+
+
+def jobs_of(tiny: Tiny, **changes: Any) -> list[Job]:
+    return missing(make_plan(parse(tiny(**changes))), Store()).jobs
+
+
+def drained(schedule: _Schedule, outcome: Callable[[Job], Outcome]) -> list[Job]:
+    done = []
+    while (job := schedule.next()) is not None:
+        done.append(job)
+        schedule.settle({key: outcome(job) for key in job.provides})
+    return done
+
+
+@pytest.mark.parametrize("failing", [TrainJob, CellJob, None])
+def test_every_key_is_settled_whatever_fails(tiny: Tiny, failing: type[Job] | None) -> None:
+    jobs = jobs_of(tiny, flow__path=["rectified", "fm-ot"], flow__reflow=[0, 1, 2])
+    schedule = _Schedule(list(jobs))
+    done = drained(schedule, lambda job: Outcome("failed", "x") if failing and isinstance(job, failing) else Outcome())
+    assert schedule.waiting == []
+    assert set(schedule.outcomes) == {key for job in jobs for key in job.provides}
+    if failing is TrainJob:
+        assert sum(isinstance(job, TrainJob) for job in done) == 2  # round 0 of either path; all else falls with it
+        assert {o.reason for key, o in schedule.outcomes.items() if not key.startswith("floor")} == {"x"}
+
+
+def test_a_job_starts_when_all_that_it_needs_is_there(tiny: Tiny) -> None:
+    jobs = jobs_of(tiny, flow__reflow=[0, 1])
+    ready: set[str] = set()
+    for job in drained(_Schedule(list(reversed(jobs))), lambda job: Outcome()):
+        assert set(job.needs) <= ready
+        ready |= set(job.provides)
+
+
+def test_a_lost_job_is_tried_in_pieces_once(tiny: Tiny) -> None:
+    schedule = _Schedule(jobs_of(tiny))
+    provided = {key for job in schedule.waiting for key in job.provides}
+    lost = 0
+    while (job := schedule.next()) is not None:
+        lost += 1
+        schedule.lose(job, "gone")  # every worker dies, always
+        assert lost < 200
+    assert schedule.waiting == []
+    assert set(schedule.outcomes) == provided
+    assert {outcome.status for outcome in schedule.outcomes.values()} == {"failed"}
+
+
+def test_pieces_provide_what_the_whole_did(tiny: Tiny) -> None:
+    for job in jobs_of(tiny, flow__reflow=1):
+        pieces = job.pieces()
+        assert len(pieces) != 1
+        assert sorted(itertools.chain(*(p.provides for p in pieces))) == (sorted(job.provides) if pieces else [])
+        assert not any(piece.pieces() for piece in pieces)
+
+
+# ---- devices ----
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    assert devices_for("cpu", 3) == ["cpu"] * 3
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert set(devices_for(None, None)) == {"cpu"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert devices_for(None, None) == devices_for("cuda", None) == ["cuda:0", "cuda:1"]
+    assert devices_for("cuda:1", 2) == ["cuda:1", "cuda:1"]
+    assert devices_for("cuda", 3) == ["cuda:0", "cuda:1", "cuda:0"]
+    assert devices_for("cpu", 1) == ["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "words"),
+    [
+        ("gpu", None, ["--device gpu", "cpu", "cuda"]),
+        ("cuda", None, ["--device cuda", "0 CUDA devices", "--device cpu"]),
+        ("cuda:x", None, ["--device cuda:x", "cuda:0"]),
+        ("cpu", 0, ["--workers 0", "at least 1"]),
+        ("cpu", -2, ["--workers -2"]),
+    ],
+)
+def test_devices_that_are_not_there(
+    monkeypatch: pytest.MonkeyPatch, device: str, workers: int | None, words: list[str]
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError) as caught:
+        devices_for(device, workers)
+    assert [word for word in words if word not in str(caught.value)] == [], caught.value

@@ -1,0 +1,242 @@
+"""Training: bit for bit the same alone, in company and resumed; every path learns; how it steps."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import ot
+import pytest
+import torch
+from torch import Tensor
+from toy_flows import flow
+
+from fmbench.errors import Diverged
+from fmbench.flow import PATHS
+from fmbench.flow.velocity import Velocity
+from fmbench.models import MODELS
+from fmbench.randomness import generator
+from fmbench.solvers import SOLVERS
+from fmbench.stages import train as training
+from fmbench.stages.flow import FlowSpec, NetworkField, TrainSettings, velocity_field
+from fmbench.stages.train import Trained, seeds_at_once, train
+
+UNET = {"name": "unet", "channels": 8, "dropout": 0.2}
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "odd width": {"model": {"name": "mlp", "width": 7, "depth": 2}},
+    "odd batch, alone": {"batch": 33, "samples": 70 * 33},
+    "every setting": {"schedule": "cosine", "warmup": 1000, "weight_decay": 0.1, "clip": 0.5, "ema_samples": 500},
+    "no average, no clip": {"ema_samples": 0, "clip": None},
+    "preconditioned": {"path": "vp-linear"},
+    "minibatch-ot": {"coupling": {"name": "minibatch-ot", "batch": 128}},
+    "bfloat16": {"precision": "bfloat16"},
+    "unet with dropout": {"data": "digits", "model": UNET, "batch": 4, "samples": 24},
+}
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+def only(outcomes: list[Trained | Diverged]) -> Trained:
+    (outcome,) = outcomes
+    assert isinstance(outcome, Trained), outcome
+    return outcome
+
+
+def same(a: Trained, b: Trained) -> bool:
+    return (
+        a.weights.keys() == b.weights.keys()
+        and all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
+        and a.losses == b.losses
+    )
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[training.State]]:
+    """Checkpoints of every step; pass `saved.__setitem__`."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    return {}
+
+
+@every_case
+def test_company_changes_nothing(case: str) -> None:
+    seeds = [3, 0, 1]
+    specs = [flow(**CASES[case], seed=seed) for seed in seeds]
+    if case in ("odd batch, alone", "unet with dropout"):
+        assert seeds_at_once(specs[0]) == 1
+        with pytest.raises(ValueError, match="one by one"):
+            train(specs)
+        return
+    assert seeds_at_once(specs[0]) > 1
+    alone = [only(train([spec])) for spec in specs]
+    assert not same(alone[0], alone[1])
+    for company in [[0, 1, 2], [2, 0]] if case == "plain" else [[0, 1, 2]]:
+        together = train([specs[i] for i in company])
+        assert all(same(alone[i], outcome) for i, outcome in zip(company, together, strict=True))
+
+
+@every_case
+def test_a_resumed_training_is_the_undisturbed_one(case: str, saved: dict[int, list[training.State]]) -> None:
+    specs = [flow(**CASES[case], seed=seed) for seed in ((0, 1) if case in ("plain", "preconditioned") else (0,))]
+    whole = train(specs, checkpoint=saved.__setitem__)
+    steps = specs[0].train.steps
+    assert set(saved) == set(range(1, steps + 1))
+    for step in {1, 64 if steps > 64 else 2, steps - 1, steps}:
+        states = [{name: tensor.clone() for name, tensor in state.items()} for state in saved[step]]
+        resumed = train(specs, states=states)
+        assert all(same(a, b) for a, b in zip(whole, resumed, strict=True)), step
+        apart = [only(train([spec], states=[state])) for spec, state in zip(specs, states, strict=True)]
+        assert all(same(a, b) for a, b in zip(whole, apart, strict=True)), step
+
+
+def test_a_checkpoint_matters(saved: dict[int, list[training.State]]) -> None:
+    """The broken twins of the test above: a lost moment or average changes the outcome."""
+    spec = flow(ema_samples=5000)
+    whole = only(train([spec], checkpoint=saved.__setitem__))
+    for name in ("parameters", "average", "exp_avg", "exp_avg_sq", "loss_sum"):
+        state = dict(saved[50][0])
+        state[name] = state[name] + 0.01
+        assert (
+            not same(whole, only(train([spec], states=[state]))) or name == "loss_sum"
+        )  # logged every step: all spent
+
+
+@pytest.mark.parametrize("case", ["plain", "minibatch-ot", "unet with dropout"])
+def test_no_global_generator_is_read(case: str) -> None:
+    spec = flow(**CASES[case])
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    first = only(train([spec]))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+    assert before[2] == random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(999)
+        assert same(first, only(train([spec])))
+
+
+# -- what it learns --
+
+
+def w2(x: Tensor, y: Tensor) -> float:
+    return math.sqrt(ot.emd2([], [], ot.dist(x.double().numpy(), y.double().numpy())))
+
+
+def generated(spec: FlowSpec, field: Any) -> Tensor:
+    z0 = spec.path.start(torch.randn(500, 2, generator=generator("test train")))
+    times = spec.path.warp(torch.linspace(0, 1, 17, dtype=torch.float64))
+    with torch.no_grad():
+        return SOLVERS.build("heun").integrate(Velocity(field), z0, times).x
+
+
+@pytest.mark.parametrize("path", PATHS.names())
+def test_every_path_learns(path: str) -> None:
+    spec = flow(path=path, model={"name": "mlp", "width": 64}, samples=80_000, batch=256, lr=4e-3, ema_samples=5000)
+    outcome = only(train([spec]))
+    real = spec.data.take("test", 500)
+    untrained = NetworkField(spec.model.network((2,), [0]).eval(), spec.path, spec.data.moments()[1])
+    before = w2(generated(spec, untrained), real)
+    after = w2(generated(spec, velocity_field(spec, outcome.weights)), real)
+    assert after < before / 3, (before, after)
+    losses = [loss for _, loss in outcome.losses]
+    assert np.mean(losses[-20:]) < 0.95 * np.mean(losses[:5])
+
+
+def test_a_seed_that_diverges_leaves_its_companions_alone() -> None:
+    good, bad = flow(seed=0), flow(seed=1)
+    x0, x1 = torch.randn(256, 2, generator=generator("a")), torch.randn(256, 2, generator=generator("b"))
+    poison = (x0, torch.full_like(x1, math.inf))
+    alone = only(train([good], pairs=[(x0, x1)]))
+    first, second = train([good, bad], pairs=[(x0, x1), poison])
+    assert isinstance(first, Trained)
+    assert same(alone, first)
+    assert isinstance(second, Diverged)
+    assert "training left the finite numbers by 64 samples" in str(second)
+
+
+def test_a_hopeless_training_stops_early() -> None:
+    seen: list[int] = []
+    pairs = (torch.zeros(8, 2), torch.full((8, 2), math.inf))
+    (outcome,) = train([flow()], pairs=[pairs], progress=seen.append)
+    assert isinstance(outcome, Diverged)
+    assert sum(seen) == 64, "it went on after the loss was lost"
+
+
+def test_loss_curve_and_progress() -> None:
+    seen: list[int] = []
+    outcomes = train([flow(samples=64 * 250, seed=seed) for seed in (0, 1)], progress=seen.append)
+    for outcome in outcomes:
+        assert isinstance(outcome, Trained)
+        samples = [at for at, _ in outcome.losses]
+        assert samples == sorted(set(samples))
+        assert samples[-1] == 64 * 250
+        assert 100 <= len(samples) <= 200
+        assert outcome.seconds > 0
+    assert sum(seen) == 2 * 64 * 250
+
+
+# -- how it steps --
+
+
+def test_learning_rate() -> None:
+    def rates(**settings: Any) -> list[float]:
+        chosen = TrainSettings(samples=1000, batch=10, lr=2.0, **settings)
+        return [training._learning_rate(chosen, step) for step in range(chosen.steps)]
+
+    assert rates() == [2.0] * 100
+    assert rates(warmup=200) == pytest.approx([2 * min(1, (i + 1) / 20) for i in range(100)])
+    assert rates(schedule="cosine") == pytest.approx([1 + math.cos(math.pi * i / 100) for i in range(100)])
+    both = rates(schedule="cosine", warmup=200)
+    assert max(both) < 2
+    assert both[-1] < 1e-3 * 2
+
+
+@pytest.mark.parametrize("batch", [64, 256])
+def test_average_forgets_half_in_its_half_life(batch: int) -> None:
+    half_life, late = 51_200, 10**6
+    kept = training._ema_decay(half_life, batch, late) ** (half_life / batch)
+    assert kept == pytest.approx(0.5, rel=1e-12)
+    assert training._ema_decay(half_life, batch, 0) < 1e-12, "the untrained weights are not averaged in"
+    assert training._ema_decay(0, batch, late) == 0
+
+
+def test_average_is_the_recurrence_over_all_steps(saved: dict[int, list[training.State]]) -> None:
+    spec = flow(ema_samples=600)
+    outcome = only(train([spec], checkpoint=saved.__setitem__))
+    average = saved[1][0]["parameters"].double()
+    for step in range(2, 71):
+        memory = min(600, 0.05 * (step - 1) * 64)  # samples: the half-life, reached by a ramp
+        kept = 0.5 ** (64 / memory)
+        average = kept * average + (1 - kept) * saved[step][0]["parameters"].double()
+    assert torch.allclose(average, saved[70][0]["average"].double(), atol=1e-6)
+    flat = torch.cat([weights.flatten() for weights in outcome.weights.values()])
+    assert torch.equal(flat, saved[70][0]["average"][: len(flat)])
+    assert not torch.allclose(saved[70][0]["average"], saved[70][0]["parameters"], atol=1e-3)
+
+
+def test_without_average_the_last_weights_count(saved: dict[int, list[training.State]]) -> None:
+    outcome = only(train([flow(ema_samples=0)], checkpoint=saved.__setitem__))
+    flat = torch.cat([weights.flatten() for weights in outcome.weights.values()])
+    assert torch.equal(flat, saved[70][0]["parameters"][: len(flat)])
+
+
+def test_clipping_and_weight_decay_are_heard() -> None:
+    plain = only(train([flow()]))
+    assert not same(plain, only(train([flow(clip=1e-3)])))
+    decayed = only(train([flow(weight_decay=10.0)]))
+    assert sum(w.norm() for w in decayed.weights.values()) < 0.9 * sum(w.norm() for w in plain.weights.values())
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS.names() if MODELS.get(name).trained])
+def test_every_model_trains_and_its_weights_are_its_own(name: str) -> None:
+    data = "digits" if name == "unet" else "gaussian-mixture"
+    model = UNET if name == "unet" else name
+    spec = flow(data=data, model=model, batch=64, samples=192, lr=0.01)
+    weights = only(train([spec])).weights
+    network = spec.model.network(spec.data.shape, [spec.seed])
+    assert weights.keys() == dict(network.named_parameters()).keys()
+    assert all(weights[key].shape == p.shape for key, p in network.named_parameters())
+    field = velocity_field(spec, weights)
+    assert not torch.equal(weights[key := next(iter(weights))], dict(network.named_parameters())[key])
+    x = spec.data.take("test", 3)
+    assert field(torch.tensor(0.5, dtype=torch.float64), x).shape == x.shape

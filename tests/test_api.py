@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import ast
+import json
+import platform
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fmbench
+from fmbench.errors import UserError
+from fmbench.table import COLUMNS, read_table
+
+Tiny = Callable[..., dict[str, Any]]
+Same = Callable[[pd.DataFrame, pd.DataFrame], None]
+
+METRICS = ["sliced_w2", "solver_error", "transport_cost", "straightness", "path_energy", "nfe", "seconds"]
+
+
+@pytest.fixture
+def results(tiny: Tiny, tmp_path: Path) -> fmbench.Results:
+    solvers = [{"name": "euler", "nfe": [1, 2]}, {"name": "dopri5", "rtol": 1e-3, "atol": 1e-3}]
+    suite = tiny(metrics=METRICS, sample__solvers=solvers, flow__path=["rectified", "ve"])
+    return fmbench.run(suite, out=tmp_path / "out", workers=1)
+
+
+def test_a_run_gives_its_results(results: fmbench.Results, tmp_path: Path) -> None:
+    table = results.table
+    assert isinstance(results, fmbench.Results)
+    assert list(table.columns) == list(COLUMNS)
+    assert set(table["status"]) == {"ok"}
+    assert len(table) == 4 * (3 * 4 + 3) + 1
+    assert not table.duplicated([name for name in COLUMNS if name not in ("value", "stderr", "seconds")]).any()
+    assert table["key"].is_unique
+    assert set(table["suite"]) == {"tiny"}
+    assert np.isfinite(table["value"]).all()
+    assert (table["n"] == 64).all()
+    assert list(results.pivot("sliced_w2", solver="euler").index) == [1.0, 2.0]
+    assert set(results.pivot("transport_cost").columns) == {"RF", "VE"}
+    assert (results.summary()["seeds"].dropna() > 0).all()
+    again = fmbench.Results.load(tmp_path / "out")
+    pd.testing.assert_frame_equal(again.table, table)
+
+
+def test_columns_say_what_a_value_belongs_to(results: fmbench.Results) -> None:
+    table = results.table
+    floors = table[table["model"] == "data"]
+    assert floors["metric"].tolist() == ["sliced_w2"]
+    assert floors[["path", "coupling", "seed", "solver", "nfe", "reflow"]].isna().all(axis=None)
+    assert floors["data"].tolist() == ["moons"]
+    flow = table[table["solver"] == "reference"]
+    assert set(flow["metric"]) == {"transport_cost", "straightness", "path_energy"}
+    assert len(flow) == 4 * 3
+    adaptive = table[table["solver"] == "dopri5"]
+    assert (adaptive["rtol"] == 1e-3).all()
+    assert adaptive["grid"].isna().all()
+    counted = table[table["metric"] == "nfe"]
+    assert (counted["nfe"] == counted["value"]).all()  # what the row says is what was called
+    fixed = table[table["solver"] == "euler"]
+    assert (fixed["nfe"] == fixed["steps"]).all()
+    assert set(table["model"]) == {"data", "mlp[depth=1,width=8]"}
+    assert set(table["method"]) == {"data", "RF", "VE"}
+    assert set(table.loc[table["metric"] == "straightness", "unit"]) == {"data units²"}
+    assert (table["device"] == "cpu").all()
+
+
+def test_energy_is_cost_plus_straightness(results: fmbench.Results) -> None:
+    flow = results.table[results.table["solver"] == "reference"].pivot_table(
+        index=["path", "seed"], columns="metric", values="value"
+    )
+    total = flow["transport_cost"] + flow["straightness"]
+    np.testing.assert_allclose(flow["path_energy"], total, rtol=0.02)
+
+
+def test_csv_and_parquet_say_the_same(results: fmbench.Results, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    pd.testing.assert_frame_equal(
+        read_table(folder / "results.csv"), read_table(folder / "results.parquet"), check_exact=True
+    )
+    header = (folder / "results.csv").read_text().splitlines()[0]
+    assert header.split(",") == list(COLUMNS)
+
+
+def test_the_manifest_makes_the_table_again(
+    results: fmbench.Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_values: Same
+) -> None:
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["fmbench"] == fmbench.__version__
+    assert manifest["seeds"] == [0, 1]
+    assert manifest["versions"]["python"] == platform.python_version()
+    assert all(manifest["versions"][name] for name in ("torch", "numpy", "pot", "pandas"))
+    assert manifest["hardware"]["devices"] == ["cpu"]
+    assert manifest["hardware"]["cpu"]
+    assert manifest["hardware"]["cores"] >= 1
+    assert manifest["statuses"] == {"ok": len(results.table)}
+    assert manifest["failures"] == []
+    assert manifest["data"]["moons"]["std"] == pytest.approx(1.9, abs=0.4)
+    assert manifest["paths"]["ve"]["sigma_end"] == pytest.approx(0.01)
+    assert {flow["key"] for flow in manifest["flows"]} == {f["key"] for f in manifest["flows"] if f["loss"] > 0}
+    assert {"command", "commit", "started", "finished", "seconds"} <= set(manifest)
+
+    monkeypatch.setenv("FMBENCH_CACHE", str(tmp_path / "elsewhere"))
+    again = fmbench.run(manifest["suite"], out=tmp_path / "again", workers=1)
+    same_values(again.table, results.table)
+
+
+def test_pictures(results: fmbench.Results) -> None:
+    kinds = [picture.kind for picture in results.pictures]
+    assert kinds.count("data") == 1
+    assert kinds.count("trajectory") == 2  # the first seed of both methods
+    assert kinds.count("samples") == 2 * 3
+    for picture in results.pictures:
+        assert picture.array.shape[-1] == 2
+        assert np.isfinite(picture.array).all()
+        if picture.kind == "trajectory":
+            assert picture.times is not None
+            assert len(picture.times) == len(picture.array)
+            assert (picture.times[0], picture.seed) == (0, 0)
+
+
+def test_the_report_is_there(results: fmbench.Results, tmp_path: Path) -> None:
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<html" in page.lower()
+    assert "RF" in page
+
+
+def test_a_re_run_leaves_the_folder_as_it_is(results: fmbench.Results, tiny: Tiny, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    fmbench.run(results.manifest["suite"], out=tmp_path / "out", workers=1)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_lost_or_cut_file_of_the_folder_is_made_again(
+    results: fmbench.Results, tmp_path: Path, same_values: Same
+) -> None:
+    out = tmp_path / "out"
+    for name in ("results.parquet", "report.html", "pictures.npz", "manifest.json", "results.csv"):
+        (out / name).unlink()
+        same_values(fmbench.run(results.manifest["suite"], out=out, workers=1).table, results.table)
+        assert (out / name).exists()
+    for name in ("results.parquet", "pictures.npz", "manifest.json", "results.csv"):
+        (out / name).write_bytes((out / name).read_bytes()[:100])
+        again = fmbench.run(results.manifest["suite"], out=out, workers=1)
+        same_values(again.table, results.table)
+        assert len(again.pictures) == len(results.pictures)
+
+
+def test_arguments(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    suite = tiny()
+    results = fmbench.run(suite, set=["flow.seed=0"], only=["metric=nfe"], workers=1)
+    assert suite == tiny()
+    assert results.directory == Path("results/tiny")
+    assert set(results.table["metric"]) == {"nfe"}
+    from fmbench.suite import parse
+
+    same = fmbench.run(parse(tiny(flow__seed=0)), only=["metric=nfe"], workers=1)
+    assert same.table["key"].tolist() == results.table["key"].tolist()
+    with pytest.raises(UserError, match="Suite object"):
+        fmbench.run(parse(suite), set=["flow.seed=0"])
+    with pytest.raises(UserError, match="unknown suite"):
+        fmbench.run("moons-sweep")
+    with pytest.raises(UserError, match="key 'flow' is missing"):
+        fmbench.run({"suite": "x"})
+
+
+def test_a_path_object_names_a_suite(tiny_file: Callable[..., Path], tmp_path: Path) -> None:
+    path = tiny_file(flow__seed=0, metrics=["nfe"])
+    assert len(fmbench.run(path, out=tmp_path / "out", workers=1).table) == 3
+    with pytest.raises(UserError, match="no suite file"):
+        fmbench.run(tmp_path / "none.yaml")
+
+
+def test_watchers_hear_all_that_was_announced(tiny: Tiny, tmp_path: Path) -> None:
+    class Watcher:
+        def __init__(self) -> None:
+            self.heard: dict[str, int] = {}
+            self.work: Any = None
+
+        def planned(self, plan: Any, work: Any, devices: Any) -> None:
+            self.work = work
+
+        def advanced(self, what: str, amount: int) -> None:
+            self.heard[what] = self.heard.get(what, 0) + amount
+
+    watcher = Watcher()
+    fmbench.run(tiny(), out=tmp_path / "out", workers=1, watcher=watcher)
+    work = watcher.work
+    assert watcher.heard == {"trained": work.train_samples, "sampled": work.solves, "measured": work.values}
+
+
+def test_a_script_needs_no_main_guard(tiny: Tiny, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import fmbench
+        print("begin")
+        results = fmbench.run({tiny(metrics=["nfe"])!r}, out="out", workers=2)
+        print(results.pivot("nfe").to_string())
+        print("end", len(results.table))
+    """)
+    )
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("begin") == 1
+    assert "end 6" in done.stdout
+    assert done.stderr == ""
+
+
+# ---- a user's own components ----
+
+OWN = {
+    "suite": "own",
+    "data": {"name": "ring", "radius": 1.5},
+    "flow": {"path": ["power", {"name": "power", "p": 1}], "coupling": ["independent", "sorted"],
+             "model": {"name": "random-features", "width": 64}, "reflow": [0, 1], "seed": [0, 1]},
+    "train": {"samples": 4096, "batch": 64, "lr": 1e-2, "ema_samples": 256},
+    "pairs": {"n": 128, "solver": {"name": "dopri5", "rtol": 1e-2, "atol": 1e-2}},
+    "sample": {"n": 128, "reference": {"tolerance": 1e-3}, "solvers": [{"name": "ralston", "nfe": [2, 4]}]},
+    "metrics": ["mean_gap", "sliced_w2", "transport_cost", "nll"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_own_component_of_each_kind(plugin: Callable[[str], str], tmp_path: Path, workers: int) -> None:
+    results = fmbench.run(OWN, out=tmp_path / "out", workers=workers, plugins=[plugin("components")])
+    table = results.table
+    assert set(table["status"]) == {"ok"}, table[["metric", "reason"]].dropna()
+    assert set(table["path"].dropna()) == {"power", "power[p=1]"}
+    assert set(table["coupling"].dropna()) == {"independent", "sorted"}
+    assert set(table["solver"].dropna()) == {"ralston", "reference"}
+    assert {"Power", "Power+sorted", "Power, 2-rectified"} <= set(table["method"])
+    assert set(table["data"]) == {"ring[radius=1.5]"}
+    floors = table[table["model"] == "data"].set_index("metric")["value"]
+    assert set(floors.index) == {"mean_gap", "sliced_w2"}
+    worst = table[(table["metric"] == "mean_gap") & (table["model"] != "data")]["value"].max()
+    assert worst < 1.0  # the flows land on the ring's middle: they were trained
+
+
+def test_the_examples_stay_short(plugin: Callable[[str], str]) -> None:
+    classes = [
+        node for node in ast.parse(Path(plugin("components")).read_text()).body if isinstance(node, ast.ClassDef)
+    ]
+    assert max(node.end_lineno - node.lineno for node in classes if node.end_lineno) < 60

@@ -1,0 +1,149 @@
+"""Registries: names, mistakes, plug-ins; components say the same thing as suite, label and key."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from fmbench import registry
+from fmbench.data import DATA
+from fmbench.errors import UserError
+from fmbench.flow import COUPLINGS, PATHS
+from fmbench.flow.times import TIMES
+from fmbench.metrics import METRICS
+from fmbench.models import MODELS
+from fmbench.registry import Component, Registry
+from fmbench.solvers import GRIDS, SOLVERS
+
+ALL = [PATHS, COUPLINGS, TIMES, SOLVERS, GRIDS, MODELS, DATA, METRICS]
+BUILTIN = [pytest.param(r, name, id=f"{r.kind}-{name}") for r in ALL for name in r.names()]
+
+
+class Apple(Component):
+    name = "apple"
+    weight: float = Field(1.0, gt=0)
+    kind: str = "red"
+    spots: int = 0
+
+
+def fruits(**builtin: str) -> Registry[Component]:
+    found: Registry[Component] = Registry("fruit", builtin)
+    found.register(Apple)
+    return found
+
+
+@pytest.mark.parametrize(("found", "name"), BUILTIN)
+def test_every_builtin_is_what_it_is_called(found: Registry[Any], name: str) -> None:
+    cls = found.get(name)
+    assert cls.name == name
+    component = found.build(name)
+    assert component == found.build({"name": name}) == found.build(component) == found.build(component.spec())
+    assert component.identity()["name"] == name
+    assert component.identity()["version"] == cls.version >= 1
+    assert set(component.identity()) == {"name", "version", *cls.model_fields}
+    assert cls.__doc__
+    assert cls.__doc__ != Component.__doc__
+
+
+@given(weight=st.floats(1e-300, 1e300), kind=st.sampled_from(["red", "green"]), spots=st.integers(-(10**20), 10**20))
+def test_round_trips(weight: float, kind: str, spots: int) -> None:
+    apple = Apple(weight=weight, kind=kind, spots=spots)
+    assert fruits().build(apple.spec()) == apple
+    assert Apple(**apple.parameters()) == apple
+    name, _, inside = apple.label().partition("[")
+    assert name == "apple"
+    said = dict(part.split("=") for part in inside.removesuffix("]").split(",") if part)
+    assert list(said) == sorted(said)
+    assert Apple.model_validate_strings(said) == apple, "the label does not say which apple it is"
+
+
+def test_labels_show_what_differs() -> None:
+    assert Apple().label() == "apple"
+    assert Apple(weight=2).label() == "apple[weight=2]"
+    assert Apple(weight=1e-5, spots=3).label() == "apple[spots=3,weight=1e-05]"
+    assert Apple(weight=0.1234567).label() != Apple(weight=0.1234568).label()
+
+
+def test_spelling_of_numbers_does_not_matter() -> None:
+    assert Apple(weight=2).identity() == Apple(weight=2.0).identity()
+    assert Apple(weight=2).label() == Apple(weight=2.0).label()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("aple", "unknown fruit 'aple'. Did you mean 'apple'? Valid: apple. See `fmbench list fruits`."),
+        ("xyz", "unknown fruit 'xyz'. Valid: apple."),
+        ({"name": "apple", "wieght": 2}, "fruit 'apple': unknown key 'wieght'. Did you mean 'weight'?"),
+        ({"name": "apple", "weight": -1}, "fruit 'apple': weight = -1: Input should be greater than 0"),
+        ({"name": "apple", "weight": float("nan")}, "weight = nan"),
+        ({"weight": 2}, "is no fruit: write a name or a mapping with a name. Valid: apple."),
+        (3, "3 is no fruit"),
+        (None, "None is no fruit"),
+    ],
+)
+def test_mistakes_are_explained(value: Any, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        fruits().build(value)
+    assert message in str(caught.value)
+
+
+def test_a_name_has_one_owner() -> None:
+    found = fruits()
+    assert found.register(Apple) is Apple  # the same again is no quarrel
+
+    class Impostor(Component):
+        name = "apple"
+
+    with pytest.raises(UserError, match=r"fruit 'apple' is registered twice: by .*:Apple and by .*Impostor"):
+        found.register(Impostor)
+    assert found.get("apple") is Apple
+
+
+def test_builtin_ones_are_loaded_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = fruits(pear="no_such_module:Pear")
+    assert found.names() == ["apple", "pear"]
+    with pytest.raises(ModuleNotFoundError):
+        found.get("pear")
+    module = ModuleType("no_such_module")
+    module.Pear = type("Pear", (Apple,), {"name": "pear", "__module__": "no_such_module"})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "no_such_module", module)
+    assert found.get("pear") is module.Pear
+
+
+def plugged(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> list[str]:
+    """Installs packages with these entry points; returns the groups that are asked for."""
+    asked: list[str] = []
+
+    def entry_points(*, group: str) -> list[EntryPoint]:
+        asked.append(group)
+        return [EntryPoint(name, value, group) for name, value in points]
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+    return asked
+
+
+def test_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("orchard")
+    module.Quince = type("Quince", (Apple,), {"name": "quince", "__module__": "orchard"})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "orchard", module)
+    asked = plugged(monkeypatch, ("quince", "orchard:Quince"))
+    found = fruits()
+    assert found.names() == ["apple", "quince"]
+    assert found.build({"name": "quince", "weight": 3}).label() == "quince[weight=3]"
+    assert asked == ["fmbench.fruits"], "asked once, under the documented name"
+
+
+def test_an_entry_point_that_takes_a_name_is_refused_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugged(monkeypatch, ("apple", "orchard:Other"))
+    found = fruits()
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"fruit 'apple' is registered twice: by .*:Apple and by orchard:Other"):
+            found.names()
