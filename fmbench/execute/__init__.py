@@ -190,6 +190,7 @@ def execute(
             if message.kind == "progress":
                 on_progress(*message.content)
             elif message.kind == "stop":
+                worker.job = None
                 raise UserError(message.content)
             elif message.kind == "done":
                 schedule.settle(message.content)
@@ -201,6 +202,7 @@ def execute(
                     schedule.lose(worker.job, message.content)
                 elif not worker.proven:
                     raise UserError(f"a worker process could not start: {message.content}. Try --workers 1.")
+                worker.job = None
                 worker.close()
                 workers, idle = ([w for w in group if w is not worker] for group in (workers, idle))
                 if schedule.waiting:

@@ -221,7 +221,7 @@ class Bench:
             facts = artefact.info
             resources = Resources(facts["nfe"], tuple(facts["seconds"]), facts["peak_memory_mb"])
         return spec.metric.measure(
-            evidence(spec.cell, generated, geometry, resources, self._field(spec.cell.flow), steps)
+            evidence(spec.cell, generated, geometry, resources, _called_from_cpu(self._field(spec.cell.flow), self.device), steps)
         )
 
     def _measured(self, spec: MeasureSpec | FloorSpec, measure: Callable[[], Estimate]) -> Outcome:
@@ -282,6 +282,11 @@ def _field(store: Store, key: str, device: str, flow: _Hashable) -> Field:
     assert isinstance(flow.spec, FlowSpec)
     weights = store.read(key).tensors if flow.spec.model.trained else None
     return velocity_field(flow.spec, weights, device)
+
+
+def _called_from_cpu(field_: Field, device: str) -> Field:
+    """The field for metrics, whose tensors stay on the CPU; gradients pass through."""
+    return field_ if device == "cpu" else lambda t, x: field_(t.to(device), x.to(device)).to(x.device)
 
 
 @lru_cache(maxsize=4)

@@ -8,6 +8,7 @@ parent dies, however it dies, the worker's input ends and it exits at once.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pickle
 import queue
@@ -22,6 +23,7 @@ from ..errors import UserError
 from ..store import Store
 from .jobs import Bench, Job
 
+GRACE = 10.0  # seconds that an interrupted thread may stay inside a library
 OWN_COMPONENTS = "Components of your own belong in a file given with --plugin (plugins=…), or use one worker."
 
 
@@ -61,7 +63,8 @@ class ThreadWorker(Worker):
         self.bench = Bench(store, device, lambda what, amount: self._tell("progress", (what, amount)))
 
     def _start(self, job: Job) -> None:
-        threading.Thread(target=self._work, args=(job,), daemon=True).start()
+        self.thread = threading.Thread(target=self._work, args=(job,), daemon=True)
+        self.thread.start()
 
     def _work(self, job: Job) -> None:
         try:
@@ -74,6 +77,14 @@ class ThreadWorker(Worker):
 
     def _tell(self, kind: str, content: Any) -> None:
         self.messages.put(Message(self, kind, content))
+
+    def close(self) -> None:
+        if self.job is not None and self.thread.is_alive():
+            # Raised at its next Python instruction: the thread must neither train on, nor keep its locks, nor be inside
+            # torch when the interpreter ends.
+            interrupt = ctypes.pythonapi.PyThreadState_SetAsyncExc
+            interrupt(ctypes.c_ulong(self.thread.ident or 0), ctypes.py_object(SystemExit))
+            self.thread.join(GRACE)
 
 
 class ProcessWorker(Worker):

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -142,8 +143,13 @@ class VPLinear(Path):
         return Schedule(alpha, sigma, d_alpha, -alpha * d_alpha / sigma)
 
     def warp(self, u: Tensor) -> Tensor:
-        # v grows like (1 − t)^−½ towards the data; equal steps of √(1 − t) make it smooth.
-        return self.end_time * (1 - (1 - u) ** 2)
+        # Towards the data v grows like s^−½, s = 1 − t, where a network is not exact, and ‖v‖² like 1/s: half of the steps
+        # are equal in t, half in log s.
+        eps = 1 - self.end_time
+        s = torch.logspace(0, math.log10(eps), 4097, dtype=torch.float64)
+        place = 0.5 * (1 - s) / (1 - eps) + 0.5 * s.log() / math.log(eps)
+        s[-1], place[-1] = eps, 1.0  # exactly the end, whatever the logarithms round to
+        return torch.from_numpy(np.interp(u.double().cpu().numpy(), place.numpy(), (1 - s).numpy())).to(u.device)
 
 
 class VE(Path):

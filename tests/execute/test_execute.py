@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -238,32 +236,27 @@ def test_a_full_disk_stops_the_run_with_one_message_from_a_worker_too(
     assert set(measured(tiny())["status"]) == {"ok"}
 
 
-def test_components_of_a_script_are_refused_by_worker_processes(tmp_path: Path) -> None:
+def test_components_of_a_script_are_refused_by_worker_processes(
+    tiny: Tiny, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A class that lives in `__main__` means nothing to another process: one message, no waiting for ever."""
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent("""
-        import sys
-        import fmbench
-        from fmbench.errors import UserError
-        from fmbench.flow.paths import Rectified
-        from fmbench.flow import PATHS
+    from fmbench.flow import PATHS
+    from fmbench.flow.paths import Rectified
 
-        @PATHS.register
-        class Mine(Rectified):
-            name = "mine"
+    class Mine(Rectified):
+        name = "mine"
 
-        suite = {
-            "suite": "s", "data": "moons", "flow": {"path": "mine", "model": {"name": "mlp", "width": 8}},
-            "sample": {"n": 16, "solvers": [{"name": "euler", "nfe": 1}]}, "metrics": ["nfe"],
-        }
-        try:
-            fmbench.run(suite, out="out", workers=2)
-        except UserError as error:
-            print(error)
-    """))  # fmt: skip
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=100)
-    assert "--plugin" in done.stdout, done
-    assert "Traceback" not in done.stderr
+    Mine.__module__, Mine.__qualname__ = "__main__", "Mine"
+    monkeypatch.setattr(sys.modules["__main__"], "Mine", Mine, raising=False)
+    monkeypatch.setattr(PATHS, "_where", {**PATHS._where})
+    PATHS.register(Mine)
+    suite = tiny(flow__path="mine")
+    with pytest.raises(UserError, match=r"Mine.*--plugin"):
+        measured(suite, workers=2)
+    monkeypatch.delattr(sys.modules["__main__"], "Mine")
+    with pytest.raises(UserError, match=r"Mine.*--plugin"):
+        measured(suite, workers=2)  # now it cannot even be sent
+    assert set(measured(suite)["status"]) == {"ok"}
 
 
 # ---- the schedule ----
@@ -358,3 +351,23 @@ def test_devices_that_are_not_there(
     with pytest.raises(UserError) as caught:
         devices_for(device, workers)
     assert [word for word in words if word not in str(caught.value)] == [], caught.value
+
+
+def test_an_interrupted_run_leaves_nobody_at_work(tiny: Tiny) -> None:
+    """In a notebook the process lives on: no thread may go on training, nor keep a lock."""
+    import threading
+
+    from fmbench.execute import execute
+
+    def interrupt(what: str, amount: int) -> None:
+        raise KeyboardInterrupt
+
+    plan, store = make_plan(parse(tiny(train__samples=1_000_000))), Store()
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        execute(missing(plan, store), store, devices=["cpu"], on_progress=interrupt)
+    assert threading.active_count() == before
+    entered = threading.Thread(target=lambda: store.locks([flow.key for flow in plan.flows()]).__enter__(), daemon=True)
+    entered.start()
+    entered.join(5)
+    assert not entered.is_alive()
