@@ -221,7 +221,14 @@ class Bench:
             facts = artefact.info
             resources = Resources(facts["nfe"], tuple(facts["seconds"]), facts["peak_memory_mb"])
         return spec.metric.measure(
-            evidence(spec.cell, generated, geometry, resources, _called_from_cpu(self._field(spec.cell.flow), self.device), steps)
+            evidence(
+                spec.cell,
+                generated,
+                geometry,
+                resources,
+                _called_from_cpu(self._field(spec.cell.flow), self.device),
+                steps,
+            )
         )
 
     def _measured(self, spec: MeasureSpec | FloorSpec, measure: Callable[[], Estimate]) -> Outcome:
