@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmbench.randomness import generator
-from fmbench.statistics import Estimate, combine, holm, mean, interval, ratio, root
+from fmbench.statistics import Estimate, combine, holm, interval, mean, ratio, root
 
 REPLICATIONS = 2000
 COVERAGE = pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / REPLICATIONS) + 0.01)  # binomial error + non-normality

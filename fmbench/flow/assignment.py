@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import Diverged
 
 Engine = Callable[[np.ndarray], np.ndarray]
+Product = Callable[[Tensor, Tensor], tuple[np.ndarray, float, float]]
 
 
 def assignment(a: Tensor, b: Tensor, engine: Literal["auto", "pot", "lapjv"] = "auto") -> np.ndarray:
@@ -28,23 +29,27 @@ def assignment(a: Tensor, b: Tensor, engine: Literal["auto", "pot", "lapjv"] = "
     solve = partial(_solve, _ENGINES[_faster(n, d) if engine == "auto" else engine])
     if d <= 4:  # explicit differences are as fast as the product
         return solve(_distances(a, b))
-    for dtype, share in _precisions(a, b):
-        costs, squares, rounding = _products(a, b, dtype)
+    for product, share in _attempts(a, b):
+        costs, squares, rounding = product(a, b)
+        if abs(costs[0, 0]) > 1e3 * np.ptp(costs):  # a common offset drowns the differences
+            continue
         j = solve(costs)
         if rounding / share <= 1e-9 * (squares + costs[np.arange(n), j].mean()):
             return j
     return solve(_distances(a, b))  # pairs closer than products resolve
 
 
-def _precisions(a: Tensor, b: Tensor) -> list[tuple[torch.dtype, int]]:
-    """In which precisions to try products, each with the n that its rounding is divided by.
+def _attempts(a: Tensor, b: Tensor) -> list[tuple[Product, float]]:
+    """Ways to the costs, the fastest first, each with what its rounding is divided by before it is judged.
 
-    Single precision, for float32 points of high dimension, where the product is all the time: an entry is off by at most
-    about ε‖a‖‖b‖, and only a swap of a few pairs that tie to within that can go wrong, so of the total cost of n pairs
-    at most about ε / n is lost. In 92 problems of n = 128 to 1024 the pairing was the optimal one.
+    Single precision, for float32 points of high dimension, where the product is all the time: an entry is off by about
+    ε‖a‖‖b‖, and only a swap of a few pairs that tie to within that can go wrong, so of the total cost of n pairs at most
+    about ε / n is lost. In 92 problems of n = 128 to 1024 the pairing was the optimal one. Points far from the origin are
+    centred, which changes no assignment: a common offset would eat the digits.
     """
     single = a.dtype == b.dtype == torch.float32 and a.shape[1] >= 512
-    return [*([(torch.float32, len(a))] if single else []), (torch.float64, 1)]
+    short: list[tuple[Product, float]] = [(_product, len(a)), (_centred_product, len(a))] if single else []
+    return [*short, (_double_product, 0.01), (_double_centred_product, 0.1)]
 
 
 # -- cost matrices: up to a constant per row and per column, which changes no assignment --
@@ -57,20 +62,24 @@ def _distances(a: Tensor, b: Tensor) -> np.ndarray:
     return cdist(a.double().numpy(force=True), b.double().numpy(force=True), "sqeuclidean")
 
 
-def _products(a: Tensor, b: Tensor, dtype: torch.dtype) -> tuple[np.ndarray, float, float]:
-    """−2⟨a_i, b_j⟩ of the centred sides: ‖a_i − b_j‖² up to the squared norms; their mean sum; the rounding.
+def _product(a: Tensor, b: Tensor) -> tuple[np.ndarray, float, float]:
+    """−2⟨a_i, b_j⟩, float64: ‖a_i − b_j‖² up to the squared norms; the mean sum of those; the rounding."""
+    costs = (a @ b.T).double().mul_(-2)
+    squares = torch.stack([torch.linalg.vector_norm(a), torch.linalg.vector_norm(b)]).double().square() / len(a)
+    rounding = torch.finfo(a.dtype).eps * squares.prod().sqrt()
+    return costs.numpy(force=True), squares.sum().item(), rounding.item()
 
-    Column blocks stay in the cache and are summed in float64. Without centring a common offset would eat the digits.
-    """
-    n, d = a.shape
-    costs = torch.zeros(n, n, dtype=torch.float64, device=a.device)
-    squares = torch.zeros(2, dtype=torch.float64, device=a.device)  # the mean of ‖a_i‖² and of ‖b_j‖²
-    for block in range(0, d, 768):
-        p, q = (x[:, block : block + 768].to(dtype) for x in (a, b))
-        p, q = p - p.mean(0), q - q.mean(0)
-        costs.sub_(p @ q.T, alpha=2)
-        squares += torch.stack([p.norm(), q.norm()]).double().square_() / n
-    return costs.numpy(force=True), squares.sum().item(), torch.finfo(dtype).eps * squares.prod().sqrt().item()
+
+def _centred_product(a: Tensor, b: Tensor) -> tuple[np.ndarray, float, float]:
+    return _product(a - a.mean(0), b - b.mean(0))
+
+
+def _double_product(a: Tensor, b: Tensor) -> tuple[np.ndarray, float, float]:
+    return _product(a.double(), b.double())
+
+
+def _double_centred_product(a: Tensor, b: Tensor) -> tuple[np.ndarray, float, float]:
+    return _centred_product(a.double(), b.double())
 
 
 # -- engines: cost matrix (n, n) float64 → the column of each row (n,) --
@@ -121,7 +130,7 @@ def _lapjv(costs: np.ndarray) -> np.ndarray:
 
     n = len(costs)
     costs = costs - costs.min(0)
-    if n >= 128 and len(np.unique(costs.argmin(1))) < n / 2:
+    if n >= 128 and np.count_nonzero(np.bincount(costs.argmin(1), minlength=n)) < n / 2:
         v = np.zeros(n)
         for start in range(_BLOCKS):  # strided, so that sorted data give representative blocks too
             rows = costs[start::_STRIDE]
