@@ -67,8 +67,9 @@ class Registry(Generic[T]):
     Packages add theirs through the entry-point group `fmbench.<kind>s`; files named by `--plugin` use `@REGISTRY.register`.
     """
 
-    def __init__(self, kind: str, builtin: dict[str, str]):
+    def __init__(self, kind: str, builtin: dict[str, str], *, listing: str = ""):
         self.kind = kind
+        self.listing = listing  # what `fmbench list` calls this kind, if it does
         self._where: dict[str, str] = dict(builtin)
         self._loaded: dict[str, type[T]] = {}
         self._entry_points_read = False
@@ -90,7 +91,7 @@ class Registry(Generic[T]):
         """The class of that name, or `UserError` with the nearest match."""
         self._read_entry_points()
         if name not in self._where:
-            raise unknown(self.kind, name, self._where, remedy=f"See `fmbench list {self.kind}s`.")
+            raise unknown(self.kind, name, self._where, remedy=self.listing and f"See `fmbench list {self.listing}`.")
         if name not in self._loaded:
             module, _, attribute = self._where[name].partition(":")
             self._loaded[name] = getattr(importlib.import_module(module), attribute)

@@ -34,7 +34,7 @@ class Apple(Component):
 
 
 def fruits(**builtin: str) -> Registry[Component]:
-    found: Registry[Component] = Registry("fruit", builtin)
+    found: Registry[Component] = Registry("fruit", builtin, listing="fruits")
     found.register(Apple)
     return found
 

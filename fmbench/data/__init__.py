@@ -18,6 +18,7 @@ DATA: Registry[Data] = Registry(
         "spirals": "fmbench.data.toys:Spirals",
         "digits": "fmbench.data.images:Digits",
     },
+    listing="data",
 )
 
 __all__ = ["DATA", "Data"]

@@ -15,6 +15,7 @@ PATHS: Registry[Path] = Registry(
         "vp-linear": "fmbench.flow.paths:VPLinear",
         "ve": "fmbench.flow.paths:VE",
     },
+    listing="paths",
 )
 
 COUPLINGS: Registry[Coupling] = Registry(
@@ -23,6 +24,7 @@ COUPLINGS: Registry[Coupling] = Registry(
         "independent": "fmbench.flow.couplings:Independent",
         "minibatch-ot": "fmbench.flow.couplings:MinibatchOT",
     },
+    listing="couplings",
 )
 
 __all__ = ["COUPLINGS", "PATHS", "Coupling", "Path"]

@@ -28,6 +28,7 @@ METRICS: Registry[Metric] = Registry(
         "samples_per_second": "fmbench.metrics.cost:SamplesPerSecond",
         "peak_memory_mb": "fmbench.metrics.cost:PeakMemory",
     },
+    listing="metrics",
 )
 
 __all__ = ["METRICS", "Evidence", "Geometry", "Metric", "Resources"]

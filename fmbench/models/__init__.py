@@ -12,6 +12,7 @@ MODELS: Registry[Model] = Registry(
         "unet": "fmbench.models.unet:UNet",
         "oracle": "fmbench.models.oracle:Oracle",
     },
+    listing="models",
 )
 
 __all__ = ["MODELS", "Model", "Network"]

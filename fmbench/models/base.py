@@ -18,7 +18,8 @@ class Network(nn.Module):
     """F(t, x). Several independent networks (one a training seed) may live in one module, stacked along a first axis S.
 
     `forward(t, x)` takes t `()` or `(B,)` and x `(B, *shape)` when S = 1; t `(S, B)` and x `(S, B, *shape)` in training.
-    Every parameter has the leading axis S, so that networks can be cut out of the stack and put together again.
+    Every parameter of a stackable network has the leading axis S, so that one can be cut out and put back. Constant
+    buffers are registered with `persistent=False`: what is stored of a flow are its parameters.
     """
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:

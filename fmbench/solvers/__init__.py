@@ -15,6 +15,7 @@ SOLVERS: Registry[Solver] = Registry(
         "rk4": "fmbench.solvers.tableaux:RK4",
         "dopri5": "fmbench.solvers.adaptive:Dopri5",
     },
+    listing="solvers",
 )
 
 __all__ = ["GRIDS", "SOLVERS", "Solution", "Solver"]
