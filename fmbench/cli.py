@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from . import terminal
 from .errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress, TaskID
-
-    from .execute import Missing
-    from .plan import Plan
-    from .results import Results
 
 app = typer.Typer(
     name="fmbench",
@@ -30,7 +22,6 @@ app = typer.Typer(
 )
 
 KINDS = ("suites", "paths", "couplings", "solvers", "metrics", "models", "data")
-WIDTH = 100
 
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="A Python file that registers components of your own.")
@@ -42,7 +33,9 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        _console(stderr=True).print(f"[bold red]Error:[/] {_escape(str(error))}", soft_wrap=True, highlight=False)
+        terminal.new_console(stderr=True).print(
+            f"[bold red]Error:[/] {terminal.escaped(str(error))}", soft_wrap=True, highlight=False
+        )
         sys.exit(2)
 
 
@@ -91,10 +84,10 @@ def run(
 
     plugins = [str(file) for file in plugin or []]
     if dry_run:
-        _print_outline(outline(suite, set=overrides or [], only=only or [], plugins=plugins))
+        terminal.print_outline(outline(suite, set=overrides or [], only=only or [], plugins=plugins))
         return
-    console = _console()
-    bars = _Bars(console) if not quiet else None
+    console = terminal.new_console()
+    bars = terminal.Bars(console) if not quiet else None
     try:
         results = run_suite(
             suite,
@@ -107,16 +100,16 @@ def run(
             watcher=bars,
         )
     except KeyboardInterrupt:
-        _console(stderr=True).print("Interrupted. Run the same command again to go on from here.")
+        terminal.new_console(stderr=True).print("Interrupted. Run the same command again to go on from here.")
         raise typer.Exit(130) from None
     finally:
         if bars is not None:
             bars.stop()
     failed = results.table["status"].isin(["failed", "diverged", "timeout"])
     if not quiet:
-        _print_results(console, results)
+        terminal.print_results(console, results)
     if failed.any():
-        _print_failures(_console(stderr=True), results)
+        terminal.print_failures(terminal.new_console(stderr=True), results)
         raise typer.Exit(1)
 
 
@@ -143,9 +136,9 @@ def list_(
     table = Table(box=None, padding=(0, 2), show_header=kind == "metrics")
     for column in ["name", "about", *(["unit", "better"] if kind == "metrics" else [])]:
         table.add_column(column, no_wrap=column == "name")
-    for row in _suite_lines() if kind == "suites" else _component_lines(kind):
-        table.add_row(*map(_escape, row))
-    _console().print(table)
+    for row in terminal.suite_lines() if kind == "suites" else terminal.component_lines(kind):
+        table.add_row(*map(terminal.escaped, row))
+    terminal.new_console().print(table)
 
 
 @app.command()
@@ -231,14 +224,14 @@ def compare(
     from .results import Results
 
     table = compare_results(Results.load(a), Results.load(b), alpha=alpha)
-    console = _console()
-    _print_frame(console, summary(table).reset_index(), f"{b} against {a}")
+    console = terminal.new_console()
+    terminal.print_frame(console, summary(table).reset_index(), f"{b} against {a}")
     shown = table if all_cells else table[table["verdict"].isin(["better", "worse"])]
     columns = ["verdict", "metric", "flow", "sampler", "nfe", "a", "b", "p_value", "reason"]
     if len(shown):
-        _print_frame(console, shown[[name for name in columns if name in shown]], "cells")
+        terminal.print_frame(console, shown[[name for name in columns if name in shown]], "cells")
     elif (table["verdict"] == "not comparable").all() and len(table):
-        console.print(f"Nothing is comparable: {_escape(str(table['reason'].iloc[0]))}")
+        console.print(f"Nothing is comparable: {terminal.escaped(str(table['reason'].iloc[0]))}")
     if fail_on_regression and regressed(table):
         raise typer.Exit(1)
 
@@ -257,186 +250,8 @@ def doctor() -> None:
 
     table, sound = Table(box=None, padding=(0, 2), show_header=False), True
     for name, good, text in checks():
-        table.add_row("[green]ok[/]" if good else "[bold red]problem[/]", name, _escape(text))
+        table.add_row("[green]ok[/]" if good else "[bold red]problem[/]", name, terminal.escaped(text))
         sound &= good
-    _console().print(table)
+    terminal.new_console().print(table)
     if not sound:
         raise typer.Exit(1)
-
-
-class _Bars:
-    """Progress bars of a run: what is trained, sampled, measured, and the time left."""
-
-    def __init__(self, console: Console):
-        self.console = console
-        self.progress: Progress | None = None
-        self.tasks: dict[str, TaskID] = {}
-
-    def planned(self, plan: Plan, work: Missing, devices: Sequence[str]) -> None:
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            TaskProgressColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        flows, cells = len(plan.references()), len(plan.samples())
-        self.console.print(
-            f"[bold]{plan.suite.suite}[/]: {flows} flows, {cells} solves, {len(plan.cells)} values; "
-            f"{len(work.outcomes)} values are already there. {len(devices)} × {devices[0]}.",
-            highlight=False,
-        )
-        if not work.jobs:
-            return
-        self.progress = Progress(
-            TextColumn("{task.description:<10}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[unit]}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console,
-        )  # fmt: skip
-        totals = {
-            "trained": ("training", work.train_samples, "samples"),
-            "sampled": ("sampling", work.solves, "solves"),
-            "measured": ("measuring", work.values, "values"),
-        }
-        for what, (label, total, unit) in totals.items():
-            if total:
-                self.tasks[what] = self.progress.add_task(label, total=total, unit=f"of {total:,} {unit}")
-        self.progress.start()
-
-    def advanced(self, what: str, amount: int) -> None:
-        if self.progress is not None and what in self.tasks:
-            self.progress.advance(self.tasks[what], amount)
-
-    def stop(self) -> None:
-        if self.progress is not None:
-            self.progress.stop()
-
-
-def _print_results(console: Console, results: Results) -> None:
-    from .report.tables import terminal_pivot
-
-    pivot = terminal_pivot(results, width=WIDTH)
-    _print_frame(console, pivot.reset_index(), str(pivot.attrs.get("title", results.main_metric)))
-    counts = results.table["status"].value_counts()
-    console.print(
-        ", ".join(f"{count} {status}" for status, count in counts.items()) + f" of {len(results.table)} values"
-    )
-    assert results.directory is not None
-    console.print(f"table   {results.directory / 'results.csv'}", soft_wrap=True, markup=False)
-    console.print(f"report  {results.directory / 'report.html'}", soft_wrap=True, markup=False)
-
-
-def _print_failures(console: Console, results: Results) -> None:
-    bad = results.table[results.table["status"].isin(["failed", "diverged", "timeout"])]
-    console.print(f"[bold red]{len(bad)} of {len(results.table)} values failed:[/]")
-    for (method, status, reason), group in list(bad.groupby(["method", "status", "reason"], dropna=False))[:5]:
-        console.print(f"  {len(group)} × {method}, {status}: {reason}", highlight=False, markup=False)
-
-
-def _print_outline(outline: Any) -> None:
-    from rich.table import Table
-
-    from .store import Store
-
-    console, store, plan, work = _console(), Store(), outline.plan, outline.work
-    table = Table(title=f"{plan.suite.suite}: what would be done", title_justify="left", box=None, padding=(0, 2))
-    for column in ("stage", "planned", "already there", "to do"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
-    stages: dict[str, list[bool]] = {}
-    for spec in plan.stages():
-        stages.setdefault(spec.stage, []).append(store.has(spec.key))
-    names = {
-        "train": "flows to train",
-        "pairs": "reflow pairs",
-        "reference": "reference solves",
-        "sample": "solves",
-        "measure": "values",
-        "floor": "floors",
-    }
-    for stage, there in stages.items():
-        table.add_row(names[stage], str(len(there)), str(sum(there)), str(len(there) - sum(there)))
-    console.print(table)
-    for flow in plan.flows():
-        if flow.model.trained:
-            state = (
-                "there"
-                if store.has(flow.key)
-                else "checkpoint"
-                if store.checkpoint(flow.key) is not None
-                else "to train"
-            )
-            console.print(
-                f"  {state:<11}{flow.key}  {flow.path.label()}, {flow.coupling.label()}, {flow.model.label()}, "
-                f"reflow {flow.reflow}, seed {flow.seed}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
-    console.print(
-        f"{work.train_samples:,} samples to train on, {work.solves} solves, {work.values} values to measure.",
-        highlight=False,
-    )
-
-
-def _suite_lines() -> list[tuple[str, str]]:
-    from .suite import load, shipped
-
-    return [(name, f"{(suite := load(name)).title} ({suite.tier})") for name in shipped()]
-
-
-def _component_lines(kind: str) -> list[tuple[str, ...]]:
-    from .data import DATA
-    from .flow import COUPLINGS, PATHS
-    from .metrics import METRICS
-    from .models import MODELS
-    from .solvers import SOLVERS
-
-    registry: Any = {
-        "paths": PATHS,
-        "couplings": COUPLINGS,
-        "solvers": SOLVERS,
-        "metrics": METRICS,
-        "models": MODELS,
-        "data": DATA,
-    }[kind]
-    lines = []
-    for name in registry.names():
-        component = registry.get(name)
-        about = " ".join((component.__doc__ or "").split("\n\n")[0].split())
-        better = {True: "higher", False: "lower", None: "-"}
-        facts = (component.unit, better[component.higher_is_better]) if kind == "metrics" else ()
-        lines.append((name, about, *facts))
-    return lines
-
-
-def _print_frame(console: Console, frame: Any, title: str) -> None:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="bold")
-    for column in frame.columns:
-        table.add_column(_escape(str(column)), justify="right", overflow="fold")
-    for row in frame.itertuples(index=False):
-        table.add_row(*[_escape(_cell(value)) for value in row])
-    console.print(table)
-
-
-def _cell(value: Any) -> str:
-    if value is None or value != value or str(value) == "<NA>":
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=stderr)
-    if not console.is_terminal:
-        console.width = WIDTH
-    return console
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

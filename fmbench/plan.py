@@ -11,11 +11,11 @@ from typing import Any
 
 from .errors import UserError, unknown
 from .identity import Spec
+from .schema import Budget, Suite, Task, label_of, name_of
 from .stages.flow import FlowSpec, PairsSpec
 from .stages.measure import FloorSpec, MeasureSpec
 from .stages.minibatches import steps_in_advance
 from .stages.sample import ReferenceSpec, SampleSpec
-from .suite import Budget, Suite, Task, label_of, name_of
 
 FLOW_COLUMNS = ("data", "source", "path", "coupling", "prediction", "times", "model", "reflow", "seed", "method")
 
