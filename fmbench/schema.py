@@ -122,13 +122,8 @@ class FlowAxes(_Strict):
 
     @field_validator("path", "coupling", "prediction", "times", "model", "reflow", "seed")
     @classmethod
-    def _distinct(cls, values: list[Any]) -> list[Any]:
-        labels = [label_of(value) for value in values]
-        if not labels:
-            raise ValueError("the list is empty: give at least one value")
-        if twice := [label for label in labels if labels.count(label) > 1]:
-            raise ValueError(f"'{twice[0]}' is listed twice")
-        return values
+    def _distinct_values(cls, values: list[Any]) -> list[Any]:
+        return _distinct(values)
 
     @field_validator("exclude")
     @classmethod
@@ -154,6 +149,15 @@ class FlowAxes(_Strict):
 def label_of(value: Any) -> str:
     """What the table prints for a value of an axis."""
     return value.label() if isinstance(value, Component) else str(value)
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    labels = [label_of(value) for value in values]
+    if not labels:
+        raise ValueError("the list is empty: give at least one value")
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise ValueError(f"'{twice[0]}' is listed twice")
+    return values
 
 
 def name_of(value: Any) -> str:
@@ -278,12 +282,7 @@ class Suite(_Strict):
     @field_validator("metrics")
     @classmethod
     def _distinct_metrics(cls, metrics: list[Metric]) -> list[Metric]:
-        labels = [metric.label() for metric in metrics]  # the table's, which cannot tell two n of one metric apart
-        if not labels:
-            raise ValueError("the list is empty: give at least one metric")
-        if twice := [label for label in labels if labels.count(label) > 1]:
-            raise ValueError(f"'{twice[0]}' is listed twice")
-        return metrics
+        return _distinct(metrics)  # by the table's labels, which cannot tell two n of one metric apart
 
     @field_validator("claims")
     @classmethod
