@@ -105,6 +105,8 @@ def print_outline(outline: Any) -> None:
         "sample": "solves",
         "measure": "values",
         "floor": "floors",
+        "pairing": "values of couplings",
+        "truth": "exact values",
     }
     for stage, there in stages.items():
         table.add_row(names[stage], str(len(there)), str(sum(there)), str(len(there) - sum(there)))
