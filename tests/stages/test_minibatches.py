@@ -91,12 +91,12 @@ def test_a_network_that_hits_its_targets_is_the_velocity(path: str, prediction: 
     x, u = spec.path.point(x0, x1, t)
     reading = parametrisation(spec, std)
     field = NetworkField(lambda t, inputs: wanted.double(), reading)  # type: ignore[arg-type]
-    near = (t < 0.99) & (t > 0.01)  # where t itself, rounded to float32, still fixes u
+    near = (t < 0.99) & (reading.asked(t) == t)  # where the network is asked; and t, rounded to float32, still fixes u
     assert torch.allclose(field(t, x)[near], u[near], rtol=1e-3, atol=1e-3 * u.std().item())
     if spec.path.preconditioned:
         shown: list[Tensor] = []
         NetworkField(lambda t, inputs: shown.append(inputs) or inputs, reading)(t, x)  # type: ignore[arg-type,func-returns-value]
-        assert torch.allclose(shown[0].float(), seen, atol=1e-4)
+        assert torch.allclose(shown[0].float()[near], seen[near], atol=1e-4)
 
 
 @pytest.mark.parametrize("path", ["icfm", "sb-cfm"])
