@@ -20,7 +20,7 @@ from ..metrics.base import Geometry, Resources
 from ..randomness import stream
 from ..solvers.base import Solver
 from ..solvers.grids import Grid
-from ..solvers.tableaux import RK4
+from ..solvers.fourth_order import RK4
 from .flow import FlowSpec
 from .memory import PeakMemory
 

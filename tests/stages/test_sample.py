@@ -19,7 +19,7 @@ from fmbench.flow import PATHS, Path
 from fmbench.flow.velocity import Velocity
 from fmbench.metrics.geometry import broken_identity
 from fmbench.solvers import GRIDS, SOLVERS
-from fmbench.solvers.tableaux import RK4
+from fmbench.solvers.fourth_order import RK4
 from fmbench.stages import sample as sampling
 from fmbench.stages.flow import velocity_field
 from fmbench.stages.sample import (
