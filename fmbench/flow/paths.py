@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..registry import Component
 
@@ -41,7 +42,10 @@ class Preconditioning:
 
 
 class Path(Component):
-    """Base of the affine paths. Implement `schedule`; set the class constants where the defaults do not hold."""
+    """Base of the affine paths. Implement `schedule`; set the class constants where the defaults do not hold.
+
+    `time_at` inverts `half_log_snr` by bisection, which asks that α/σ increases; implement it where a closed form exists.
+    """
 
     end_time: ClassVar[float] = 1.0  # integration ends here; below 1 where σ̇ diverges at 1
     preconditioned: ClassVar[bool] = False  # the plain velocity is too badly scaled to be learned directly
@@ -59,6 +63,23 @@ class Path(Component):
         """
         s = self.schedule(column(t, x1))
         return s.alpha * x1 + s.sigma * x0, s.d_alpha * x1 + s.d_sigma * x0
+
+    def half_log_snr(self, t: Tensor) -> Tensor:
+        """λ_t = log(α_t/σ_t), of the shape and dtype of t; −∞ where α = 0, +∞ where σ = 0 (Lu 2022, DPM-Solver)."""
+        s = self.schedule(t)
+        return s.alpha.log() - s.sigma.log()
+
+    def time_at(self, half_log_snr: Tensor) -> Tensor:
+        """The time t in [0, 1] at which λ_t is `half_log_snr`, of its shape and dtype; 0 or 1 beyond the path's ends."""
+        wanted = half_log_snr.detach().double()
+        low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
+        for _ in range(60):  # past the resolution of float64
+            middle = 0.5 * (low + high)
+            below = self.half_log_snr(middle) < wanted
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        ends = self.half_log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64, device=wanted.device))
+        t = torch.where(wanted <= ends[0], 0.0, torch.where(wanted >= ends[1], 1.0, 0.5 * (low + high)))
+        return t.to(half_log_snr.dtype)
 
     def starts_at_source(self) -> bool:
         """Whether the state at t = 0 is x0 itself: α_0 = 0 and σ_0 = 1."""
@@ -94,6 +115,9 @@ class Rectified(Path):
         one = torch.ones_like(t)
         return Schedule(t, 1 - t, one, -one)
 
+    def time_at(self, half_log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(half_log_snr)
+
 
 class FMOT(Path):
     """The conditional optimal-transport path, α = t, σ = 1 − (1 − σ_min) t (Lipman 2023, eq. 20)."""
@@ -107,17 +131,24 @@ class FMOT(Path):
         slope = 1 - self.sigma_min
         return Schedule(t, 1 - slope * t, one, -slope * one)
 
+    def time_at(self, half_log_snr: Tensor) -> Tensor:
+        return (torch.exp(-half_log_snr) + (1 - self.sigma_min)).reciprocal().clamp(max=1)
+
 
 class VPCosine(Path):
     """Variance preserving on a quarter circle, α = sin(πt/2), σ = cos(πt/2) (trigonometric interpolant)."""
 
     name = "vp-cosine"
+    version = 2  # σ by the sine of the rest of the way: cos(πt/2) is a rounding error at t = 1, of either sign
     method = "VP-cosine"
 
     def schedule(self, t: Tensor) -> Schedule:
         w = math.pi / 2
-        sin, cos = torch.sin(w * t), torch.cos(w * t)
+        sin, cos = torch.sin(w * t), torch.sin(w * (1 - t))
         return Schedule(sin, cos, w * cos, -w * sin)
+
+    def time_at(self, half_log_snr: Tensor) -> Tensor:
+        return torch.atan(torch.exp(half_log_snr)) * (2 / math.pi)
 
 
 class VPLinear(Path):
@@ -141,6 +172,15 @@ class VPLinear(Path):
         sigma = torch.sqrt(-torch.expm1(-integral))  # expm1: 1 − α² loses all digits near t = 1
         d_alpha = 0.5 * beta * alpha
         return Schedule(alpha, sigma, d_alpha, -alpha * d_alpha / sigma)
+
+    def time_at(self, half_log_snr: Tensor) -> Tensor:
+        growth = self.beta_max - self.beta_min
+        most = self.beta_min + 0.5 * growth
+        integral = F.softplus(-2 * half_log_snr).clamp(
+            max=most
+        )  # B(s) = −log α²: a quadratic, solved without cancellation
+        s = 2 * integral / (self.beta_min + (self.beta_min**2 + 2 * growth * integral).clamp(min=0).sqrt())
+        return (1 - s).clamp(0, 1)
 
     def warp(self, u: Tensor) -> Tensor:
         # Towards the data v grows like s^−½, s = 1 − t, where a network is not exact, and ‖v‖² like 1/s: half of the steps
@@ -171,6 +211,10 @@ class VE(Path):
         rate = math.log(self.sigma_max / self.sigma_min)
         sigma = self.sigma_min * torch.exp(rate * (1 - t))
         return Schedule(torch.ones_like(t), sigma, torch.zeros_like(t), -rate * sigma)
+
+    def time_at(self, half_log_snr: Tensor) -> Tensor:
+        rate = math.log(self.sigma_max / self.sigma_min)
+        return (1 + (half_log_snr + math.log(self.sigma_min)) / rate).clamp(0, 1)
 
 
 def column(t: Tensor, x: Tensor) -> Tensor:

@@ -124,6 +124,33 @@ def test_point_is_the_formula(path: Path, shape: tuple[int, ...]) -> None:
         assert torch.equal(one_u[0], u[i])
 
 
+@each
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_half_log_snr_and_its_inverse(path: Path, dtype: torch.dtype) -> None:
+    """λ grows from end to end; the inverse returns within what a rounding of λ moves t, closed form and bisection alike."""
+    t = torch.linspace(0, 1, 201, dtype=torch.float64).to(dtype).reshape(3, 67)
+    snr = path.half_log_snr(t)
+    assert snr.dtype == dtype
+    assert snr.shape == t.shape
+    assert not snr.isnan().any()
+    assert (snr.flatten().diff() > 0).all()
+    eps = torch.finfo(dtype).eps
+    slope = (snr.flatten()[2:] - snr.flatten()[:-2]) / (2 * 0.005)  # the least over the neighbourhood
+    allowed = 8 * eps * (1 + snr.flatten()[1:-1].abs() / slope.clamp(min=1))
+    for inverse in (path.time_at, lambda value: Path.time_at(path, value)):
+        back = inverse(snr)
+        assert back.dtype == dtype
+        assert ((back - t).flatten()[1:-1].abs() <= allowed).all()
+        assert back.flatten()[[0, -1]].tolist() == pytest.approx([0, 1], abs=8 * eps)
+        beyond = inverse(torch.tensor([-math.inf, -1e3, 1e3, math.inf], dtype=dtype))
+        assert beyond.tolist() == pytest.approx([0, 0, 1, 1], abs=8 * eps)
+
+
+def test_half_log_snr_of_rectified_is_the_logit() -> None:
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    assert torch.allclose(PATHS.build("rectified").half_log_snr(t), torch.logit(t), rtol=1e-14, atol=1e-14)
+
+
 @pytest.mark.parametrize("sigma_min", [0, 1e-5, 0.1])
 def test_fm_ot_field_given_the_data_is_lipmans(sigma_min: float) -> None:
     """u_t(x | x1) = (x1 − (1 − σ_min) x) / (1 − (1 − σ_min) t): Lipman 2023, eq. 21."""
