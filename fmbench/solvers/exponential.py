@@ -35,12 +35,7 @@ class Moment:
     sigma: float
     d_alpha: float
     d_sigma: float
-
-    @property
-    def half_log_snr(self) -> float:
-        if self.alpha <= 0 or self.sigma <= 0:
-            return -math.inf if self.alpha <= 0 else math.inf
-        return math.log(self.alpha) - math.log(self.sigma)
+    half_log_snr: float
 
     def ends(self, x: Tensor, v: Tensor) -> Ends:
         wronskian = self.alpha * self.d_sigma - self.d_alpha * self.sigma
@@ -62,7 +57,8 @@ class Exponential(Solver):
         if velocity.path is None:
             raise UserError(f"solver '{self.name}' needs the path of its flow: give Velocity(field, path=…)")
         schedule = velocity.path.schedule(times)
-        numbers = (part.tolist() for part in (schedule.alpha, schedule.sigma, schedule.d_alpha, schedule.d_sigma))
+        parts = (schedule.alpha, schedule.sigma, schedule.d_alpha, schedule.d_sigma, velocity.path.half_log_snr(times))
+        numbers = [part.tolist() for part in parts]
         moments = [Moment(*values) for values in zip(times.unbind(), *numbers, strict=True)]
         return self.walk(velocity, x, moments)
 

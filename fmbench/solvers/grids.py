@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -15,6 +16,8 @@ from .exponential import require_affine
 
 class Grid(Component):
     """Where the steps are. Implement `times`, or `on` where the path decides."""
+
+    source: ClassVar[str] = ""
 
     def check(self, path: Path) -> None:
         """Raises `UserError` where this grid means nothing on such a path: asked before anything is computed."""
@@ -38,9 +41,10 @@ class UniformGrid(Grid):
 
 
 class CosineGrid(Grid):
-    """t = 1 − cos(πu/2) for equal steps in u: short steps near the noise (F5-TTS's sway sampling with s = −1)."""
+    """t = 1 − cos(πu/2) for equal steps in u: short steps near the noise."""
 
     name = "cosine"
+    source = "Chen 2024 (F5-TTS), eq. 7: sway sampling with s = −1"
 
     def times(self, steps: int, end_time: float) -> Tensor:
         # 2 sin²(πu/4): 1 − cos loses all digits near 0.
