@@ -49,9 +49,11 @@ class Velocity:
         self.evaluations += self.calls_per_evaluation * x.shape[0]
         return self.field(t, x)
 
-    def count_vjps(self, x: Tensor, products: int = 1) -> None:
-        """Notes so many vector-Jacobian products at each sample of x `(B, *shape)`."""
-        self.vjps += products * x.shape[0]
+
+def count_vjps(field: Field, x: Tensor, products: int = 1) -> None:
+    """Notes so many vector-Jacobian products at each sample of x `(B, *shape)`, where the field counts."""
+    if isinstance(field, Velocity):
+        field.vjps += products * x.shape[0]
 
 
 def require_finite(x: Tensor, what: str) -> Tensor:

@@ -74,6 +74,6 @@ class Solver(Component):
 
     def title(self) -> str:
         """The table's name: with the parameters that shape the result and have no column of their own."""
-        fields = type(self).model_fields
-        shown = {name: fields[name].default for name in ("rtol", "atol", "max_nfe") if name in fields}
-        return self.model_copy(update=shown).label()
+        elsewhere = ("rtol", "atol", "max_nfe")
+        plain = {name: info.default for name, info in type(self).model_fields.items() if name in elsewhere}
+        return self.model_copy(update=plain).label()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Tensor
@@ -82,7 +83,7 @@ class DDIM(Exponential):
     source = "Song, Meng & Ermon 2021, eq. 12 with η = 0; DPM-Solver-1 of Lu 2022a"
 
     def walk(self, velocity: Velocity, x: Tensor, moments: list[Moment]) -> Solution:
-        for now, then in zip(moments, moments[1:], strict=False):
+        for now, then in pairwise(moments):
             x = then.state(now.ends(x, velocity(now.t, x)))
         return Solution(x, len(moments) - 1)
 
@@ -103,7 +104,7 @@ class DPMpp2M(Exponential):
 
     def walk(self, velocity: Velocity, x: Tensor, moments: list[Moment]) -> Solution:
         older, before = None, math.inf
-        for now, then in zip(moments, moments[1:], strict=False):
+        for now, then in pairwise(moments):
             ends = now.ends(x, velocity(now.t, x))
             x = then.state(ends)
             h = then.half_log_snr - now.half_log_snr
@@ -130,7 +131,7 @@ class EDMHeun(Exponential):
     source = "Karras 2022, algorithm 1 without churn"
 
     def walk(self, velocity: Velocity, x: Tensor, moments: list[Moment]) -> Solution:
-        for now, then in zip(moments, moments[1:], strict=False):
+        for now, then in pairwise(moments):
             ends = now.ends(x, velocity(now.t, x))
             x = then.state(ends)
             if then is moments[-1]:

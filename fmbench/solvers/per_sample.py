@@ -50,7 +50,9 @@ def integrate(velocity: Velocity, x: Tensor, start: Tensor, end: Tensor, rtol: f
     while len(index):
         smallest = 10 * (torch.nextafter(t, end.double()) - t).abs()
         if not torch.all(h >= smallest):  # so written, NaN is caught too
-            raise Diverged(f"dopri5 gave up: the step of a sample fell below what its time t = {t[0].item():g} resolves")
+            raise Diverged(
+                f"dopri5 gave up: the step of a sample fell below what its time t = {t[0].item():g} resolves"
+            )
         later = t + (h if forward else -h)
         later = torch.where(later > end if forward else later < end, end, later)
         step = later - t

@@ -94,7 +94,9 @@ class RungeKutta(Solver):
         if min(cls.order, CHECKED) != reached:
             raise TypeError(f"solver '{cls.name}' declares order {cls.order}, its tableau has order {reached}")
         if cls.first_same_as_last != reused:
-            raise TypeError(f"solver '{cls.name}' declares first_same_as_last = {cls.first_same_as_last}: it is {reused}")
+            raise TypeError(
+                f"solver '{cls.name}' declares first_same_as_last = {cls.first_same_as_last}: it is {reused}"
+            )
         cls.calls_per_step = len(cls.tableau.b) - reused
         cls.extra_calls = int(reused)
 
