@@ -1,6 +1,7 @@
-"""Affine Gaussian paths x_t = α_t x1 + σ_t x0. Time runs from the source at 0 to the data at 1.
+"""Paths from the source at time 0 to the data at time 1: x_t = α_t x1 + σ_t x0, the affine ones, is what is here.
 
-A path is its schedule: four functions of time in one record. All else (interpolation, targets, preconditioning) follows.
+A path is its schedule: values and derivatives in one record. All else (interpolation, targets, preconditioning) follows.
+Bridges, whose points carry noise of their own, are in `bridges`; paths that a user gives by α and σ in `user_paths`.
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import UserError
 from ..registry import Component
+from .couplings import Coupling
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """α, σ and their time derivatives at some times; each has the shape of t."""
+    """α, σ and their time derivatives at some times; each has the shape of t. γ is a bridge's own noise, else None."""
 
     alpha: Tensor
     sigma: Tensor
     d_alpha: Tensor
     d_sigma: Tensor
+    gamma: Tensor | None = None
+    d_gamma: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,14 @@ class Preconditioning:
 
 
 class Path(Component):
-    """Base of the affine paths. Implement `schedule`; set the class constants where the defaults do not hold.
+    """Base of all paths. Implement `schedule`; set the class constants where the defaults do not hold.
 
     `time_at` inverts `half_log_snr` by bisection, which asks that α/σ increases; implement it where a closed form exists.
     """
 
-    end_time: ClassVar[float] = 1.0  # integration ends here; below 1 where σ̇ diverges at 1
+    affine: ClassVar[bool] = True  # x_t is a function of (x0, x1, t): no noise of its own
+    start_time: ClassVar[float] = 0.0  # training draws no earlier time; above 0 where a target diverges at 0
+    end_time: ClassVar[float] = 1.0  # training and integration end here; below 1 where σ̇ or γ̇ diverges at 1
     preconditioned: ClassVar[bool] = False  # the plain velocity is too badly scaled to be learned directly
     method: ClassVar[str]  # the literature's name, with independent coupling
 
@@ -55,18 +62,44 @@ class Path(Component):
         """The path at times t of any shape."""
         raise NotImplementedError
 
-    def point(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """x_t and its velocity u_t = α̇ x1 + σ̇ x0.
+    def check(self, coupling: Coupling) -> None:
+        """Raises `UserError` where the path's target is no velocity under this coupling."""
+
+    def marginal(self, t: Tensor) -> Schedule:
+        """The affine schedule of the same p_t and v(t, x) where x0 is standard normal and independent of x1.
+
+        It is the path's own, but for a bridge: there σ² + γ² takes the place of σ².
+        """
+        s = self.schedule(t)
+        if s.gamma is None or s.d_gamma is None:
+            return s
+        sigma = (s.sigma**2 + s.gamma**2).sqrt()
+        return Schedule(s.alpha, sigma, s.d_alpha, (s.sigma * s.d_sigma + s.gamma * s.d_gamma) / sigma)
+
+    def point(self, x0: Tensor, x1: Tensor, t: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x_t = α x1 + σ x0 (+ γ ε) and its velocity u_t = α̇ x1 + σ̇ x0 (+ γ̇ ε).
 
         Args:
             x0, x1: `(B, *shape)`. t: `()` or `(B,)`.
+            noise: ε `(B, *shape)`, standard normal; bridges need it, affine paths have no use for it.
         """
         s = self.schedule(column(t, x1))
-        return s.alpha * x1 + s.sigma * x0, s.d_alpha * x1 + s.d_sigma * x0
+        x, u = s.alpha * x1 + s.sigma * x0, s.d_alpha * x1 + s.d_sigma * x0
+        if s.gamma is None or s.d_gamma is None:
+            return x, u
+        if noise is None:
+            raise ValueError(f"path '{self.name}' is a bridge: its points need their own noise")
+        return x + s.gamma * noise, u + s.d_gamma * noise
 
     def half_log_snr(self, t: Tensor) -> Tensor:
-        """λ_t = log(α_t/σ_t), of the shape and dtype of t; −∞ where α = 0, +∞ where σ = 0 (Lu 2022, DPM-Solver)."""
+        """λ_t = log(α_t/σ_t), of the shape and dtype of t; −∞ where α = 0, +∞ where σ = 0 (Lu 2022, DPM-Solver).
+
+        Raises:
+            UserError: the path is a bridge.
+        """
         s = self.schedule(t)
+        if s.gamma is not None:
+            raise UserError(f"path '{self.label()}' is a bridge and has no signal-to-noise ratio. Use an affine path.")
         return s.alpha.log() - s.sigma.log()
 
     def time_at(self, half_log_snr: Tensor) -> Tensor:
@@ -82,9 +115,9 @@ class Path(Component):
         return t.to(half_log_snr.dtype)
 
     def starts_at_source(self) -> bool:
-        """Whether the state at t = 0 is x0 itself: α_0 = 0 and σ_0 = 1."""
+        """Whether the state at t = 0 is x0 itself: α_0 = 0, σ_0 = 1 and no noise of the path's own."""
         s = self.schedule(torch.zeros((), dtype=torch.float64))
-        return s.alpha.item() == 0 and s.sigma.item() == 1
+        return s.alpha.item() == 0 and s.sigma.item() == 1 and (s.gamma is None or s.gamma.item() == 0)
 
     def start(self, x0: Tensor) -> Tensor:
         """The state from which sampling starts: σ_0 x0. The data's part α_0 x1 is dropped (the prior mismatch)."""
@@ -144,8 +177,8 @@ class VPCosine(Path):
 
     def schedule(self, t: Tensor) -> Schedule:
         w = math.pi / 2
-        sin, cos = torch.sin(w * t), torch.sin(w * (1 - t))
-        return Schedule(sin, cos, w * cos, -w * sin)
+        alpha, sigma = torch.sin(w * t), torch.sin(w * (1 - t))
+        return Schedule(alpha, sigma, w * sigma, -w * alpha)
 
     def time_at(self, half_log_snr: Tensor) -> Tensor:
         return torch.atan(torch.exp(half_log_snr)) * (2 / math.pi)
