@@ -70,7 +70,7 @@ class Exponential(Solver):
 
 def require_affine(path: Path, what: str) -> None:
     """`UserError` where x_t is not α x1 + σ x0 alone: such a path has no signal-to-noise ratio."""
-    if not getattr(path, "affine", True):
+    if not path.affine:
         raise UserError(f"{what} needs an affine path, x = α x1 + σ x0; path '{path.label()}' is none. Use 'heun'.")
 
 

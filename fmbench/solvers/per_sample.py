@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Diverged
-from ..flow.velocity import Velocity
+from ..flow.velocity import Field, Velocity
 from .base import Solution
 from .tableaux import Tableau
 
@@ -44,19 +44,21 @@ def integrate(velocity: Velocity, x: Tensor, start: Tensor, end: Tensor, rtol: f
     arrived, accepted, rejected = torch.empty_like(x), 0, 0
     index = torch.arange(samples, device=x.device)
     t = start.double().repeat(samples)
-    slope = velocity(t, x)
-    h = _first_step(velocity, x, slope, t, end, rtol, atol)
+
+    def field(t: Tensor, y: Tensor, dtype: torch.dtype = x.dtype) -> Tensor:
+        return velocity(t, y).to(dtype)  # times of float64, one a sample, may promote what a field computes
+
+    slope = field(t, x)
+    h = _first_step(field, x, slope, t, end, rtol, atol)
     again = torch.zeros(samples, dtype=torch.bool, device=x.device)  # the last trial was rejected
     while len(index):
         smallest = 10 * (torch.nextafter(t, end.double()) - t).abs()
-        if not torch.all(h >= smallest):  # so written, NaN is caught too
-            raise Diverged(
-                f"dopri5 gave up: the step of a sample fell below what its time t = {t[0].item():g} resolves"
-            )
+        if (stuck := ~(h >= smallest)).any():  # so written, NaN is caught too
+            raise Diverged(f"dopri5 gave up: a sample's step fell below what its time {t[stuck][0].item():g} resolves")
         later = t + (h if forward else -h)
         later = torch.where(later > end if forward else later < end, end, later)
         step = later - t
-        y, slopes = _trial(velocity, x, slope, t, step, later)
+        y, slopes = _trial(field, x, slope, t, step, later)
         scale = atol + rtol * torch.maximum(x.abs(), y.abs())
         error = _norm(_sum(slopes, GAP) * _column(step, x) / scale)
         good = error < 1
@@ -75,26 +77,24 @@ def integrate(velocity: Velocity, x: Tensor, start: Tensor, end: Tensor, rtol: f
 
 
 def _trial(
-    velocity: Velocity, x: Tensor, slope: Tensor, t: Tensor, step: Tensor, later: Tensor
+    field: Field, x: Tensor, slope: Tensor, t: Tensor, step: Tensor, later: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
     """The state after one step from every sample's own time, and the seven slopes, the last at that state."""
     slopes, h, y = [slope], _column(step, x), x
     for row, node in zip(PAIR.a, PAIR.c[1:], strict=True):
         y = x + h * _sum(slopes, row)
-        slopes.append(velocity(later if node > 1 - 1e-12 else t + node * step, y))
+        slopes.append(field(later if node > 1 - 1e-12 else t + node * step, y))
     return y, slopes  # the last row is b: y is the step's result
 
 
-def _first_step(
-    velocity: Velocity, x: Tensor, slope: Tensor, t: Tensor, end: Tensor, rtol: float, atol: float
-) -> Tensor:
+def _first_step(field: Field, x: Tensor, slope: Tensor, t: Tensor, end: Tensor, rtol: float, atol: float) -> Tensor:
     """A first step for every sample, for one call (Hairer, Nørsett, Wanner, II.4, "starting step size")."""
     whole = (end - t).abs()
     scale = atol + rtol * x.abs()
     d0, d1 = _norm(x / scale), _norm(slope / scale)
     h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1).minimum(whole)
     signed = h0 * torch.sign(end - t)
-    d2 = _norm((velocity(t + signed, x + _column(signed, x) * slope) - slope) / scale) / h0
+    d2 = _norm((field(t + signed, x + _column(signed, x) * slope) - slope) / scale) / h0
     steepest = torch.maximum(d1, d2)
     h1 = torch.where(steepest <= 1e-15, (1e-3 * h0).clamp(min=1e-6), (0.01 / steepest) ** -EXPONENT)
     return torch.minimum(100 * h0, h1).minimum(whole)
