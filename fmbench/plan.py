@@ -13,9 +13,10 @@ from .errors import UserError, unknown
 from .identity import Spec
 from .schema import Budget, Suite, Task, label_of, name_of
 from .stages.flow import FlowSpec, PairsSpec
-from .stages.measure import FloorSpec, MeasureSpec
+from .stages.measure import AloneSpec, FloorSpec, MeasureSpec, PairingSpec, TruthSpec, exact
 from .stages.minibatches import steps_in_advance
 from .stages.sample import ReferenceSpec, SampleSpec
+from .table import FLOOR, REFERENCE, TRUTH
 
 FLOW_COLUMNS = ("data", "source", "path", "coupling", "prediction", "times", "model", "reflow", "seed", "method")
 
@@ -25,7 +26,7 @@ class Cell:
     """One planned row: its identity columns, and the specification whose result becomes its value."""
 
     columns: dict[str, Any]
-    spec: MeasureSpec | FloorSpec
+    spec: MeasureSpec | AloneSpec
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,18 @@ class Plan:
         """Every flow that must exist, each once; a reflow round after the round that its pairs come from."""
         found: dict[str, FlowSpec] = {}
         for cell in self.cells:
-            if isinstance(cell.spec, MeasureSpec):
-                for flow in _ancestry(cell.spec.cell.flow):
-                    found.setdefault(flow.key, flow)
+            last = cell.spec.cell.flow if isinstance(cell.spec, MeasureSpec) else None
+            if isinstance(cell.spec, PairingSpec) and cell.spec.pairs is not None:
+                last = cell.spec.pairs.flow
+            for flow in _ancestry(last) if last is not None else []:
+                found.setdefault(flow.key, flow)
         return list(found.values())
 
     def pairs(self) -> list[PairsSpec]:
         """Every set of reflow pairs, each once."""
-        return list({flow.pairs.key: flow.pairs for flow in self.flows() if flow.pairs is not None}.values())
+        pairings = [c.spec.pairs for c in self.cells if isinstance(c.spec, PairingSpec)]
+        wanted = [*(flow.pairs for flow in self.flows()), *pairings]
+        return list({pairs.key: pairs for pairs in wanted if pairs is not None}.values())
 
     def references(self) -> list[ReferenceSpec]:
         """The reference solve of every measured flow."""
@@ -85,48 +90,85 @@ def make_plan(suite: Suite, only: Sequence[str] = ()) -> Plan:
 
 
 def _task_cells(suite: Suite, task: Task) -> list[Cell]:
-    cells = []
-    for flow in _flows(suite, task):
-        columns = flow_columns(flow)
-        settings = suite.sample
-        shared = {"flow": flow, "n": settings.n, "batch": settings.batch, "sample_seed": settings.seed}
-        reference = ReferenceSpec(
-            **shared, tolerance=settings.reference.tolerance, max_steps=settings.reference.max_steps
-        )
-        for metric in suite.metrics:
-            if metric.scope == "flow":
-                spec = MeasureSpec(cell=reference, reference=reference, metric=metric)
-                cells.append(
-                    Cell(
-                        {**columns, "sample_seed": settings.seed, "solver": "reference", "metric": metric.label()}, spec
-                    )
-                )
-        for budget in settings.solvers:
-            sample = SampleSpec(**shared, solver=budget.solver, steps=budget.steps, grid=budget.grid)
-            for metric in suite.metrics:
-                if metric.scope == "samples":
-                    spec = MeasureSpec(cell=sample, reference=reference, metric=metric)
-                    cells.append(
-                        Cell(
-                            {
-                                **columns,
-                                **budget_columns(budget),
-                                "sample_seed": settings.seed,
-                                "metric": metric.label(),
-                            },
-                            spec,
-                        )
-                    )
-    floor_columns = {"model": "data", "method": "data", "data": label_of(task.data), "source": label_of(task.source)}
-    floors = [
-        Cell(
-            {**floor_columns, "sample_seed": suite.sample.seed, "metric": metric.label()},
-            FloorSpec(data=task.data, metric=metric, n=suite.sample.n, sample_seed=suite.sample.seed),
-        )
-        for metric in suite.metrics
-        if metric.has_floor(task.data)
+    flows = _flows(suite, task)
+    cells = [cell for flow in flows for cell in (*_flow_cells(suite, flow), *_sample_cells(suite, flow))]
+    return [*_once([*_pairing_cells(suite, flows), *cells, *_truth_cells(suite, flows)]), *_floor_cells(suite, task)]
+
+
+def _shared(suite: Suite, flow: FlowSpec) -> tuple[dict[str, Any], ReferenceSpec]:
+    """What all solves of a flow have in common, and its reference solve."""
+    settings = suite.sample
+    shared = {"flow": flow, "n": settings.n, "batch": settings.batch, "sample_seed": settings.seed}
+    fine = settings.reference
+    return shared, ReferenceSpec(**shared, tolerance=fine.tolerance, max_steps=fine.max_steps)
+
+
+def _flow_cells(suite: Suite, flow: FlowSpec) -> list[Cell]:
+    _, reference = _shared(suite, flow)
+    columns = {**flow_columns(flow), "sample_seed": suite.sample.seed, "solver": REFERENCE}
+    return [
+        Cell({**columns, "metric": m.label()}, MeasureSpec(cell=reference, reference=reference, metric=m))
+        for m in suite.metrics
+        if m.scope == "flow"
     ]
-    return cells + floors
+
+
+def _sample_cells(suite: Suite, flow: FlowSpec) -> list[Cell]:
+    shared, reference = _shared(suite, flow)
+    columns = {**flow_columns(flow), "sample_seed": suite.sample.seed}
+    cells = []
+    for budget in suite.sample.solvers:
+        sample = SampleSpec(**shared, solver=budget.solver, steps=budget.steps, grid=budget.grid)
+        for m in suite.metrics:
+            if m.scope == "samples":
+                spec = MeasureSpec(cell=sample, reference=reference, metric=m)
+                cells.append(Cell({**columns, **budget_columns(budget), "metric": m.label()}, spec))
+    return cells
+
+
+def _pairing_cells(suite: Suite, flows: Sequence[FlowSpec]) -> list[Cell]:
+    """Values of the training couplings: no training seed stands behind the first round's."""
+    cells = []
+    for flow in flows:
+        columns = {**flow_columns(flow), "sample_seed": suite.sample.seed, "solver": REFERENCE}
+        columns |= {} if flow.pairs else {"seed": None}
+        made = {"data": flow.data, "source": flow.source, "coupling": flow.coupling, "batch": flow.train.batch}
+        for m in suite.metrics:
+            if m.scope == "coupling":
+                spec = PairingSpec(**made, pairs=flow.pairs, metric=m, sample_seed=suite.sample.seed)
+                cells.append(Cell({**columns, "metric": m.label()}, spec))
+    return cells
+
+
+def _truth_cells(suite: Suite, flows: Sequence[FlowSpec]) -> list[Cell]:
+    """What the metrics of exact flows should be, where that is known."""
+    return [
+        Cell(
+            {**flow_columns(flow), "model": TRUTH, "seed": None, "solver": REFERENCE, "metric": m.label()},
+            TruthSpec(flow=flow, metric=m),
+        )
+        for flow in flows
+        for m in suite.metrics
+        if flow.model.exact and m.scope != "samples" and m.true_value(exact(flow)) is not None
+    ]
+
+
+def _floor_cells(suite: Suite, task: Task) -> list[Cell]:
+    columns = {"model": FLOOR, "method": FLOOR, "data": label_of(task.data), "source": label_of(task.source)}
+    n, seed = suite.sample.n, suite.sample.seed
+    return [
+        Cell(
+            {**columns, "sample_seed": seed, "metric": m.label()},
+            FloorSpec(data=task.data, metric=m, n=n, sample_seed=seed),
+        )
+        for m in suite.metrics
+        if m.has_floor(task.data)
+    ]
+
+
+def _once(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells that say the same, once: several seeds share one coupling and one exact value."""
+    return list({tuple(cell.columns.items()): cell for cell in reversed(cells)}.values())[::-1]
 
 
 def _flows(suite: Suite, task: Task) -> list[FlowSpec]:
@@ -229,6 +271,7 @@ def _filtered(cells: list[Cell], rule: str) -> list[Cell]:
             value is None
             or (column in ("solver", "nfe") and cell.columns.get("solver") in (None, "reference"))
             or (column in ("method", "model") and isinstance(cell.spec, FloorSpec))
+            or (column == "model" and isinstance(cell.spec, TruthSpec))
         )
         if inapplicable or names & wanted:
             kept.append(cell)

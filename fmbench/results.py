@@ -27,6 +27,7 @@ from .table import (
     first_line,
     flow_labels,
     frame,
+    of_flows,
     read_json,
     read_table,
     records,
@@ -207,7 +208,7 @@ class Results:
         if metric not in self.metrics:
             raise unknown("metric", metric, self.metrics)
         summary = self.select(**where).select(metric=metric).summary(level)
-        summary = summary[summary["model"].ne(FLOOR).fillna(True)]
+        summary = summary[of_flows(summary)]
         index, columns = ([axis] if isinstance(axis, str) else list(axis) for axis in (index, columns))
         axes = [*index, *columns]
         for axis in axes:

@@ -42,6 +42,12 @@ IDENTITY = (*TASK, *FLOW, *SAMPLER, "metric", *DESCRIPTION)
 
 REFERENCE = "reference"  # `solver` of a metric of the flow itself
 FLOOR = "data"  # `model` of real data measured against real data
+TRUTH = "truth"  # `model` of an exact value, beside what an oracle's flow was measured to have
+
+
+def of_flows(table: pd.DataFrame) -> pd.Series:
+    """A mask of the rows that measure a flow: neither floors nor exact values."""
+    return ~table["model"].isin([FLOOR, TRUTH]).fillna(False).astype(bool)
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -123,15 +129,15 @@ def cell_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def flow_labels(table: pd.DataFrame) -> pd.Series:
     """For each row the shortest label that tells its flow from others: the method, then what varies within it."""
-    flows = table.loc[table["model"].ne(FLOOR).fillna(True), list(FLOW)].drop_duplicates()
+    flows = table.loc[of_flows(table), list(FLOW)].drop_duplicates()
     varying = {
         method: [name for name in FLOW[1:] if group[name].nunique(dropna=False) > 1]
         for method, group in flows.groupby("method", dropna=False)
     }
 
     def label(row: Mapping[str, Any]) -> str:
-        if row["model"] == FLOOR:
-            return "floor"
+        if row["model"] in (FLOOR, TRUTH):
+            return "floor" if row["model"] == FLOOR else TRUTH
         shown = [
             str(row[name]) if COLUMNS[name] == "string" else f"{name}={row[name]:g}"
             for name in varying.get(row["method"], [])

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from .execute import Missing
     from .plan import Plan
+    from .report.tables import Grid
     from .results import Results
 
 WIDTH = 100
@@ -66,10 +67,14 @@ class Bars:
 
 
 def print_results(console: Console, results: Results) -> None:
-    from .report.tables import terminal_pivot
+    from .report.tables import tasks, terminal_pivot, truth_grid
 
     pivot = terminal_pivot(results, width=WIDTH)
     print_frame(console, pivot.reset_index(), str(pivot.attrs.get("title", results.main_metric)))
+    parts = tasks(results.summary())
+    for name, part in parts:
+        if (exact := truth_grid(part)).rows:
+            print_grid(console, exact, name if len(parts) > 1 else "")
     counts = results.table["status"].value_counts()
     console.print(
         ", ".join(f"{count} {status}" for status, count in counts.items()) + f" of {len(results.table)} values"
@@ -105,6 +110,8 @@ def print_outline(outline: Any) -> None:
         "sample": "solves",
         "measure": "values",
         "floor": "floors",
+        "pairing": "values of couplings",
+        "truth": "exact values",
     }
     for stage, there in stages.items():
         table.add_row(names[stage], str(len(there)), str(sum(there)), str(len(there) - sum(there)))
@@ -160,6 +167,20 @@ def component_lines(kind: str) -> list[tuple[str, ...]]:
         facts = (component.unit, better[component.higher_is_better]) if kind == "metrics" else ()
         lines.append((name, about, *facts))
     return lines
+
+
+def print_grid(console: Console, grid: Grid, task: str = "") -> None:
+    from rich.table import Table
+
+    title = f"{grid.title} · {task}" if task else grid.title
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="bold")
+    for column in grid.index:
+        table.add_column(column)
+    for column in grid.columns:
+        table.add_column(column, justify="right")
+    for index, cells in grid.rows:
+        table.add_row(*map(escaped, index), *(escaped(cell.text) if cell else "" for cell in cells))
+    console.print(table)
 
 
 def print_frame(console: Console, frame: Any, title: str) -> None:

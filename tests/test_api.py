@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 import fmbench
+from fmbench.api import outline
 from fmbench.errors import UserError
 from fmbench.table import COLUMNS, read_table
 
@@ -158,10 +159,11 @@ def test_a_lost_or_cut_file_of_the_folder_is_made_again(
         (out / name).unlink()
         same_values(fmbench.run(results.manifest["suite"], out=out, workers=1).table, results.table)
         assert (out / name).exists()
-    for name in ("results.parquet", "pictures.npz", "manifest.json", "results.csv"):
+    for name in ("results.parquet", "pictures.npz", "manifest.json", "results.csv", "report.html"):
         (out / name).write_bytes((out / name).read_bytes()[:100])
         again = fmbench.run(results.manifest["suite"], out=out, workers=1)
         same_values(again.table, results.table)
+        assert (out / name).stat().st_size > 100
         assert len(again.pictures) == len(results.pictures)
 
 
@@ -219,7 +221,7 @@ OWN = {
     "train": {"samples": 4096, "batch": 64, "lr": 1e-2, "ema_samples": 256},
     "pairs": {"n": 128, "solver": {"name": "dopri5", "rtol": 1e-2, "atol": 1e-2}},
     "sample": {"n": 128, "reference": {"tolerance": 1e-3}, "solvers": [{"name": "ralston", "nfe": [2, 4]}]},
-    "metrics": ["mean_gap", "sliced_w2", "transport_cost", "nll"],
+    "metrics": ["mean_gap", "sliced_w2", "transport_cost", "nll", "pair_cost"],
 }  # fmt: skip
 
 
@@ -236,6 +238,36 @@ def test_one_own_component_of_each_kind(plugin: Callable[[str], str], tmp_path: 
     assert set(floors.index) == {"mean_gap", "sliced_w2"}
     worst = table[(table["metric"] == "mean_gap") & (table["model"] != "data")]["value"].max()
     assert worst < 1.0  # the flows land on the ring's middle: they were trained
+    pairs = table[table["metric"] == "pair_cost"]
+    assert set(pairs["solver"]) == {"reference"}
+    first = pairs[pairs["reflow"] == 0]
+    assert first["seed"].isna().all(), "no training seed stands behind the first round's coupling"
+    assert len(first) == 4
+    assert (first.set_index(["path", "coupling"])["value"].groupby("coupling").nunique() == 1).all()
+    assert set(pairs.loc[pairs["reflow"] == 1, "seed"]) == {0, 1}
+
+
+def test_a_coupling_is_measured_without_any_training(plugin: Callable[[str], str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plugins = [plugin("components")]
+    results = fmbench.run(OWN | {"metrics": ["pair_cost"]}, out=out, set=["flow.reflow=0"], workers=1, plugins=plugins)
+    assert set(results.table["status"]) == {"ok"}
+    assert len(results.table) == 4
+    work = outline(OWN | {"metrics": ["pair_cost"]}, plugins=plugins).work
+    assert work.train_samples == 8 * 4096, "the second round's pairs come from the eight flows of the first"
+    assert (out / "report.html").is_file()
+
+
+def test_exact_values_stand_beside_an_oracle_s(plugin: Callable[[str], str], tmp_path: Path) -> None:
+    suite = OWN | {"data": {"name": "normal", "dims": [3]}, "flow": {"model": "oracle", "seed": [0, 1]},
+                   "metrics": ["pair_cost", "transport_cost", "sliced_w2"]}  # fmt: skip
+    table = fmbench.run(suite, out=tmp_path / "out", workers=1, plugins=[plugin("components")]).table
+    assert set(table["status"]) == {"ok"}
+    (truth,) = table[(table["model"] == "truth") & (table["metric"] == "pair_cost")].to_dict("records")
+    assert (truth["stderr"], truth["method"], truth["path"], truth["solver"]) == (0.0, "RF", "rectified", "reference")
+    (seen,) = table[(table["model"] == "oracle") & (table["metric"] == "pair_cost")].to_dict("records")
+    assert abs(seen["value"] - truth["value"]) < 5 * seen["stderr"]
+    assert seen["stderr"] < 0.1
 
 
 def test_a_plain_script_needs_no_main_guard(plugin: Callable[[str], str], tmp_path: Path) -> None:
@@ -251,7 +283,7 @@ def test_a_plain_script_needs_no_main_guard(plugin: Callable[[str], str], tmp_pa
     )
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == ["begin", "{'ok'} 50"]
+    assert done.stdout.splitlines() == ["begin", "{'ok'} 54"]
 
 
 def test_the_examples_stay_short(plugin: Callable[[str], str]) -> None:

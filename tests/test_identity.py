@@ -21,7 +21,7 @@ from fmbench.models import MODELS
 from fmbench.registry import Component
 from fmbench.solvers import GRIDS, SOLVERS
 from fmbench.stages.flow import FlowSpec, PairsSpec, TrainSettings
-from fmbench.stages.measure import FloorSpec, MeasureSpec
+from fmbench.stages.measure import FloorSpec, MeasureSpec, PairingSpec, TruthSpec
 from fmbench.stages.sample import ReferenceSpec, SampleSpec
 
 
@@ -49,6 +49,16 @@ EXAMPLES: dict[str, Spec] = {
     "sample, adaptive": SAMPLE.model_copy(update={"solver": SOLVERS.build("dopri5"), "steps": None, "grid": None}),
     "measure": MeasureSpec(cell=SAMPLE, reference=REFERENCE, metric=METRICS.build("w2")),
     "floor": FloorSpec(data=DATA.build("moons"), metric=METRICS.build("w2"), n=100, sample_seed=0),
+    "pairing": PairingSpec(
+        data=DATA.build("moons"),
+        source=DATA.build("normal"),
+        coupling=COUPLINGS.build("minibatch-ot"),
+        batch=64,
+        pairs=None,
+        metric=METRICS.build("transport_cost"),
+        sample_seed=0,
+    ),
+    "truth": TruthSpec(flow=flow(), metric=METRICS.build("transport_cost")),
 }
 each = pytest.mark.parametrize("name", EXAMPLES)
 
@@ -65,6 +75,8 @@ GOLDEN = {
     "sample, adaptive": "sample-8f7418387df07e1d",
     "measure": "measure-ae4b4d2ba3a117e7",
     "floor": "floor-2f566684ff00feb5",
+    "pairing": "pairing-31381a52f71687e6",
+    "truth": "truth-1b4cc00ac040114b",
 }
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 
 from ..errors import UserError
 from ..plan import Plan
-from ..stages.flow import FlowSpec
-from ..stages.measure import FloorSpec, MeasureSpec
+from ..stages.flow import FlowSpec, PairsSpec
+from ..stages.measure import AloneSpec, MeasureSpec, PairingSpec
 from ..stages.sample import ReferenceSpec, SampleSpec
 from ..stages.train import seeds_at_once
 from ..store import Store
-from .jobs import CellJob, FloorJob, Job, Outcome, PairsJob, TrainJob, train_job
+from .jobs import AloneJob, CellJob, Job, Outcome, PairsJob, TrainJob, train_job
 from .workers import Message, ProcessWorker, ThreadWorker, Worker
 
 __all__ = ["Missing", "Outcome", "execute", "missing"]
@@ -43,13 +43,14 @@ def missing(plan: Plan, store: Store) -> Missing:
     """Compares a plan with the store. Failures are not stored, so a re-run tries them again."""
     specs = {cell.spec.key: cell.spec for cell in plan.cells}
     outcomes = {key: found for key in specs if (found := stored(store, key)) is not None}
-    floors = [spec for key, spec in specs.items() if key not in outcomes and isinstance(spec, FloorSpec)]
+    alone = [spec for key, spec in specs.items() if key not in outcomes and not isinstance(spec, MeasureSpec)]
     measures = [spec for key, spec in specs.items() if key not in outcomes and isinstance(spec, MeasureSpec)]
 
     by_cell: dict[str, list[MeasureSpec]] = {}
     for spec in measures:
         by_cell.setdefault(spec.cell.key, []).append(spec)
-    jobs: list[Job] = [FloorJob((spec.key,), floors=(spec,)) for spec in floors]
+    pairings = [spec.pairs for spec in alone if isinstance(spec, PairingSpec) and spec.pairs is not None]
+    jobs: list[Job] = [_alone_job(spec) for spec in alone]
     flows: dict[str, FlowSpec] = {}
     for reference in {spec.reference.key: spec.reference for spec in measures}.values():
         own = by_cell.get(reference.key, [])
@@ -60,41 +61,49 @@ def missing(plan: Plan, store: Store) -> Missing:
         cell, reference = group[0].cell, group[0].reference
         if not isinstance(cell, ReferenceSpec):
             jobs.append(_cell_job(cell, group, needs=(*_flow_keys(cell.flow), reference.key)))
-    flow_jobs, train_samples = _flow_jobs(list(flows.values()), store)
+    flow_jobs, train_samples = _flow_jobs(list(flows.values()), pairings, store)
     jobs = flow_jobs + jobs
     provided = {key for job in jobs for key in job.provides}
     jobs = [replace(job, needs=tuple(key for key in job.needs if key in provided)) for job in jobs]
-    return Missing(
-        outcomes, jobs, train_samples, sum(isinstance(j, CellJob) for j in jobs), len(measures) + len(floors)
-    )
+    return Missing(outcomes, jobs, train_samples, sum(isinstance(j, CellJob) for j in jobs), len(measures) + len(alone))
 
 
 def _flow_keys(flow: FlowSpec) -> tuple[str, ...]:
     return (flow.key,) if flow.model.trained else ()
 
 
+def _alone_job(spec: AloneSpec) -> AloneJob:
+    needs = (spec.pairs.key,) if isinstance(spec, PairingSpec) and spec.pairs is not None else ()
+    return AloneJob((spec.key,), needs, value=spec)
+
+
 def _cell_job(cell: SampleSpec | ReferenceSpec, measures: Sequence[MeasureSpec], needs: tuple[str, ...]) -> CellJob:
     return CellJob((cell.key, *(m.key for m in measures)), needs, cell=cell, measures=tuple(measures))
 
 
-def _flow_jobs(flows: Sequence[FlowSpec], store: Store) -> tuple[list[Job], int]:
-    """Training and pair-drawing jobs for flows (and the rounds before them) that the store lacks.
+def _flow_jobs(flows: Sequence[FlowSpec], pairs: Sequence[PairsSpec], store: Store) -> tuple[list[Job], int]:
+    """Training and pair-drawing jobs for flows and pairs (and the rounds before them) that the store lacks.
 
     Flows that differ in their seed alone share a job where their model says that this is faster.
     """
     wanted: dict[str, FlowSpec] = {}
-    jobs: list[Job] = []
+    drawn: dict[str, PairsJob] = {}
+
+    def want(flow: FlowSpec) -> None:
+        if flow.model.trained and flow.key not in wanted and not store.has(flow.key):
+            wanted[flow.key] = flow
+            if flow.pairs is not None:
+                want_pairs(flow.pairs)
+
+    def want_pairs(pairs: PairsSpec) -> None:
+        if pairs.key not in drawn and not store.has(pairs.key):
+            drawn[pairs.key] = PairsJob((pairs.key,), _flow_keys(pairs.flow), pairs=pairs)
+            want(pairs.flow)
+
     for flow in flows:
-        current: FlowSpec | None = flow
-        while (
-            current is not None and current.model.trained and current.key not in wanted and not store.has(current.key)
-        ):
-            wanted[current.key] = current
-            if current.pairs is not None and not store.has(current.pairs.key):
-                jobs.append(PairsJob((current.pairs.key,), _flow_keys(current.pairs.flow), pairs=current.pairs))
-                current = current.pairs.flow
-            else:
-                current = None
+        want(flow)
+    for spec in pairs:
+        want_pairs(spec)
     groups: dict[str, list[FlowSpec]] = {}
     for flow in wanted.values():
         siblings = flow.model_copy(update={"seed": 0, "pairs": None}).key
@@ -105,7 +114,7 @@ def _flow_jobs(flows: Sequence[FlowSpec], store: Store) -> tuple[list[Job], int]
         trainings += [train_job(group[i : i + size]) for i in range(0, len(group), size)]
     # The longest first, so that no worker is left alone with one at the end: OT couplings are slow, then many seeds.
     trainings.sort(key=lambda job: (job.flows[0].coupling.name != "independent", len(job.flows)), reverse=True)
-    return [*trainings, *jobs], sum(flow.train.steps * flow.train.batch for flow in wanted.values())
+    return [*trainings, *drawn.values()], sum(flow.train.steps * flow.train.batch for flow in wanted.values())
 
 
 @dataclass

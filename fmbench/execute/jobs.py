@@ -17,7 +17,7 @@ from ..identity import Spec
 from ..metrics.base import Geometry, Resources
 from ..metrics.geometry import broken_identity
 from ..stages.flow import FlowSpec, PairsSpec, velocity_field
-from ..stages.measure import FloorSpec, MeasureSpec, evidence, floor
+from ..stages.measure import AloneSpec, MeasureSpec, PairingSpec, Pairs, alone, evidence
 from ..stages.sample import ReferenceSpec, SampleSpec, pairs_from, reference, sample
 from ..stages.train import State, train
 from ..statistics import Estimate
@@ -89,8 +89,10 @@ class CellJob(Job):
 
 
 @dataclass(frozen=True)
-class FloorJob(Job):
-    floors: tuple[FloorSpec, ...] = ()
+class AloneJob(Job):
+    """One value that needs no solve: a floor, an exact value, a property of a coupling."""
+
+    value: AloneSpec | None = None
 
 
 @dataclass
@@ -110,8 +112,8 @@ class Bench:
             return {spec.key: self._attempt(lambda: self._pairs(spec))}
         if isinstance(job, CellJob) and job.cell is not None:
             return self._cell(job.cell, job.measures)
-        if isinstance(job, FloorJob):
-            return {spec.key: self._floor(spec) for spec in job.floors}
+        if isinstance(job, AloneJob) and job.value is not None:
+            return {job.value.key: self._alone(job.value)}
         raise TypeError(f"no job: {job!r}")
 
     def _train(self, flows: Sequence[FlowSpec]) -> dict[str, Outcome]:
@@ -131,7 +133,7 @@ class Bench:
                     trained = train(
                         group,
                         device=self.device,
-                        pairs=[self._pairs_of(flow) for flow in group] if group[0].pairs else None,
+                        pairs=[self._read_pairs(flow.pairs) for flow in group] if group[0].pairs else None,
                         states=[states[flow.key] for flow in group],
                         checkpoint=partial(self._checkpoint, group),
                         progress=lambda samples: self.progress("trained", samples),
@@ -155,10 +157,10 @@ class Bench:
         for flow, state in zip(flows, states, strict=True):
             self.store.write_checkpoint(flow.key, state)
 
-    def _pairs_of(self, flow: FlowSpec) -> tuple[torch.Tensor, torch.Tensor] | None:
-        if flow.pairs is None:
+    def _read_pairs(self, spec: PairsSpec | None) -> Pairs | None:
+        if spec is None:
             return None
-        tensors = self.store.read(flow.pairs.key).tensors
+        tensors = self.store.read(spec.key).tensors
         return tensors["z0"], tensors["z1"]
 
     def _pairs(self, spec: PairsSpec) -> Outcome:
@@ -187,8 +189,9 @@ class Bench:
             self.progress("measured", 1)
         return outcomes
 
-    def _floor(self, spec: FloorSpec) -> Outcome:
-        outcome = self._measured(spec, lambda: floor(spec))
+    def _alone(self, spec: AloneSpec) -> Outcome:
+        pairs = spec.pairs if isinstance(spec, PairingSpec) else None
+        outcome = self._measured(spec, lambda: alone(spec, self._read_pairs(pairs)))
         self.progress("measured", 1)
         return outcome
 
@@ -228,10 +231,11 @@ class Bench:
                 resources,
                 _called_from_cpu(self._field(spec.cell.flow), self.device),
                 steps,
+                self._read_pairs(spec.cell.flow.pairs),
             )
         )
 
-    def _measured(self, spec: MeasureSpec | FloorSpec, measure: Callable[[], Estimate]) -> Outcome:
+    def _measured(self, spec: MeasureSpec | AloneSpec, measure: Callable[[], Estimate]) -> Outcome:
         started = time.perf_counter()
 
         def attempt() -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..registry import Registry
-from .base import Evidence, Geometry, Metric, Resources
+from .base import Evidence, Exact, Geometry, Metric, Pairing, Resources
 
 METRICS: Registry[Metric] = Registry(
     "metric",
@@ -31,4 +31,4 @@ METRICS: Registry[Metric] = Registry(
     listing="metrics",
 )
 
-__all__ = ["METRICS", "Evidence", "Geometry", "Metric", "Resources"]
+__all__ = ["METRICS", "Evidence", "Exact", "Geometry", "Metric", "Pairing", "Resources"]

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ..data.base import Data, Split
 from ..errors import Skip
+from ..flow.couplings import Coupling
+from ..flow.paths import Path
 from ..registry import Component
 from ..statistics import Estimate, mean
 
@@ -49,30 +51,55 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """All that is known of one cell: a flow sampled by one solver. What a cell lacks is None."""
+class Exact:
+    """What a flow is made of, from which its exact values follow where they are known."""
+
+    path: Path
+    source: Data
+    data: Data
+    coupling: Coupling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairing:
+    """All that is known of a training coupling."""
 
     data: Data
+    source: Data
+    coupling: Coupling
+    train_batch: int
+    coupled: Callable[
+        [int], tuple[Tensor, Tensor]
+    ]  # n fresh pairs (x0, x1), `(n, *shape)` each, as training draws them
+    seed: int = 0  # of the evaluation: names the streams of held-out draws and of fresh pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence(Pairing):
+    """All that is known of one cell: a flow sampled by one solver. What a cell lacks is None."""
+
+    path: Path
     generated: Tensor  # (n, *shape)
     geometry: Geometry  # of the flow; its first n samples start from the same z0 as `generated`
     resources: Resources
     velocity: Field | None = None  # v(t, x) of the flow, float32, differentiable in x
+    oracle: Field | None = None  # the exact marginal velocity, where it is known
     source_log_density: Callable[[Tensor], Tensor] | None = None  # of the state at t = 0
     end_time: float = 1.0  # the flow is integrated over [0, end_time]
     reference_steps: int = 100  # fixed RK4 steps that make the reference solve accurate
     reference_grid: Callable[[int], Tensor] | None = None  # steps to times `(steps + 1,)`; equal steps when None
-    seed: int = 0  # of the evaluation: names the stream of held-out draws
 
 
 class Metric(Component):
-    """Base of all metrics. A plug-in derives from `TwoSampleMetric` or `PerSampleMetric` below, or from this.
+    """Base of all metrics. A plug-in derives from one of the bases below, or from this.
 
-    `scope` says what the value belongs to: `samples` (every solver and budget) or `flow` (once, solver = reference).
+    `scope` says what the value belongs to: `samples` (every solver and budget), `flow` (once, solver = reference) or
+    `coupling` (once, nothing trained or solved: derive from `CouplingMetric`).
     """
 
     unit: ClassVar[str]
     higher_is_better: ClassVar[bool | None] = False
-    scope: ClassVar[Literal["samples", "flow"]]
+    scope: ClassVar[Literal["samples", "flow", "coupling"]]
     source: ClassVar[str]  # paper and equation
 
     def label(self) -> str:
@@ -88,6 +115,10 @@ class Metric(Component):
             Skip: the metric makes no sense for this cell; the reason becomes the row's.
         """
         raise NotImplementedError
+
+    def true_value(self, flow: Exact) -> float | None:
+        """The exact value for the exact flow, where it is known. Asked while planning, too: it must be quick."""
+        return None
 
     def floor(self, data: Data, n: int, seed: int) -> Estimate | None:
         """The same metric between independent draws of real data; None where that means nothing."""
@@ -146,6 +177,15 @@ class PerSampleMetric(Metric):
 
     def measure(self, evidence: Evidence) -> Estimate:
         return mean(self.per_sample(evidence.geometry))
+
+
+class CouplingMetric(Metric):
+    """A property of the pairs that training sees. Implement `measure`, which is given a `Pairing` alone."""
+
+    scope = "coupling"
+
+    def measure(self, evidence: Pairing) -> Estimate:
+        raise NotImplementedError
 
 
 def take_up_to(data: Data, split: Split, n: int, seed: int) -> Tensor:

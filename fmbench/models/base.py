@@ -30,6 +30,7 @@ class Model(Component):
     """Base of all models. Implement `network`, or for a model that needs no training `field`."""
 
     trained: ClassVar[bool] = True
+    exact: ClassVar[bool] = False  # its field is the true marginal velocity
 
     def stack(self) -> int:
         """How many seeds are worth training as one batched computation on a CPU."""

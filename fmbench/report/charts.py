@@ -15,7 +15,7 @@ import vl_convert
 from ..errors import UserError, unknown
 from ..results import Results, interval_text
 from ..store import write_atomically
-from ..table import REFERENCE, records
+from ..table import REFERENCE, of_flows, records
 from .tables import tasks
 
 Row = dict[str, Any]
@@ -164,7 +164,8 @@ def metric_chart(summary: pd.DataFrame, metric: str, width: int = 1000, height: 
 
 def flow_chart(summary: pd.DataFrame, width: int = 1000) -> Spec | None:
     """The flows' own metrics of one task (cost, straightness, likelihood, …): a panel each, a dot a flow, intervals."""
-    rows = [row for row in records(summary[summary["solver"] == REFERENCE]) if row["mean"] is not None]
+    reference = summary[(summary["solver"] == REFERENCE) & of_flows(summary)]
+    rows = [row for row in records(reference) if row["mean"] is not None]
     if not rows:
         return None
     flows = list(dict.fromkeys(row["flow"] for row in rows))

@@ -25,7 +25,7 @@ from scipy.special import stdtr, stdtrit
 from ..errors import UserError
 from ..results import Results
 from ..statistics import holm
-from ..table import FLOOR, cell_key, flow_labels, records, sampler_labels
+from ..table import cell_key, flow_labels, of_flows, records, sampler_labels
 
 BETTER, WORSE, SAME, INCOMPARABLE = "better", "worse", "no significant difference", "not comparable"
 MACHINE = {"seconds", "samples_per_second", "peak_memory_mb"}  # metrics that measure the machine too
@@ -110,7 +110,7 @@ def _cells(*sides: Results) -> list[dict[tuple[Any, ...], list[Row]]]:
     both = pd.concat(tables, ignore_index=True)
     both = both.assign(flow=flow_labels(both), sampler=sampler_labels(both))
     cells: list[dict[tuple[Any, ...], list[Row]]] = [{} for _ in sides]
-    for row in records(both[both["model"].ne(FLOOR).fillna(True)]):
+    for row in records(both[of_flows(both)]):
         cells[row["side"]].setdefault(cell_key({**row, "suite": None}), []).append(row)
     return cells
 

@@ -46,6 +46,7 @@ class Section:
     more_figures: list[Figure]
     geometry: list[Figure]
     flow_grids: list[tables.Grid]
+    truth_grids: list[tables.Grid]
     grids: list[tables.Grid]
     trajectories: list[tuple[str, Markup]]
     walls: list[pictures.Wall]
@@ -104,6 +105,7 @@ def _section(results: Results, anchor: str) -> Section:
     headlines = [(name, tables.headline_grid(part, main)) for name, part in parts]
     flow_charts = [(name, charts.flow_chart(part)) for name, part in parts]
     flow_grids = [(name, tables.flow_grid(part)) for name, part in parts]
+    truth_grids = [(name, tables.truth_grid(part)) for name, part in parts]
     return Section(
         results=results,
         anchor=anchor,
@@ -113,6 +115,7 @@ def _section(results: Results, anchor: str) -> Section:
         more_figures=figures([metric for metric in sampled if metric not in (main, "nfe")]),  # nfe is the x axis
         geometry=[_figure(name if len(parts) > 1 else "", chart) for name, chart in flow_charts if chart],
         flow_grids=[_titled(grid, name, parts) for name, grid in flow_grids if grid.rows],
+        truth_grids=[_titled(grid, name, parts) for name, grid in truth_grids if grid.rows],
         grids=[grid for grid in tables.grids(results) if grid.index[0] == "solver"],
         trajectories=pictures.trajectories(results.pictures),
         walls=pictures.sample_walls(results.pictures),

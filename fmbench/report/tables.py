@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..results import Results, interval_text
 from ..statistics import holm
-from ..table import REFERENCE, flow_labels, records, sampler_labels
+from ..table import FLOOR, REFERENCE, TRUTH, flow_labels, of_flows, records, sampler_labels
 
 Row = dict[str, Any]
 
@@ -107,7 +107,7 @@ def headline_grid(summary: pd.DataFrame, metric: str) -> Grid | None:
 
 def flow_grid(summary: pd.DataFrame) -> Grid:
     """All metrics of the flows of one task: metrics down, flows across."""
-    rows = records(summary[summary["solver"] == REFERENCE])
+    rows = records(summary[(summary["solver"] == REFERENCE) & of_flows(summary)])
     flows = list(dict.fromkeys(row["flow"] for row in rows))
     lines: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
@@ -122,13 +122,60 @@ def flow_grid(summary: pd.DataFrame) -> Grid:
     return Grid("Metrics of the flows themselves", ("metric", "unit"), tuple(flows), tuple(printed))
 
 
+SAME_FLOW = ("data", "source", "path", "coupling", "prediction", "times", "reflow")
+
+
+def truth_grid(summary: pd.DataFrame) -> Grid:
+    """What oracles' flows were measured to have against what they have: metrics and flows down.
+
+    A distance to the data, whose exact value is 0 but for the bias of finite samples, is held against its floor instead,
+    at the flow's most careful solver: an adaptive one, else the one with most calls.
+    """
+    rows = records(summary)
+    exact = {_named(row, "metric"): row for row in rows if row["model"] == TRUTH}
+    known = {key[:-1] for key in exact}
+    floors = {row["metric"]: row for row in rows if row["model"] == FLOOR}
+    careful: dict[tuple[Any, ...], tuple[Row, Row]] = {}
+    for row in sorted(records(summary[of_flows(summary)]), key=lambda row: (row["rtol"] is not None, row["nfe"] or 0)):
+        key = _named(row, "metric")
+        expected = exact.get(key) if row["solver"] == REFERENCE else floors.get(row["metric"])
+        if expected is not None and key[:-1] in known and row["mean"] is not None:
+            careful[key] = (row, expected)
+    order = list(dict.fromkeys(row["metric"] for row in rows))
+    pairs = sorted(careful.values(), key=lambda pair: order.index(pair[0]["metric"]))
+    lines = tuple(
+        (
+            (row["metric"], row["flow"]),
+            (Cell(_exact_text(expected)), Cell(_text(row)), Cell(_errors_apart(row, expected))),
+        )
+        for row, expected in pairs
+    )
+    return Grid(
+        "Measured against exact values", ("metric", "flow"), ("exact", "measured", "standard errors apart"), lines
+    )
+
+
+def _named(row: Row, *more: str) -> tuple[Any, ...]:
+    return tuple(row[name] for name in (*SAME_FLOW, *more))
+
+
+def _exact_text(row: Row) -> str:
+    return f"{row['mean']:.5g}" if row["model"] == TRUTH else f"floor {_text(row)}"
+
+
+def _errors_apart(row: Row, expected: Row) -> str:
+    gap, error = row["mean"] - expected["mean"], math.hypot(row["stderr"] or 0, expected["stderr"] or 0)
+    return "0" if gap == 0 else f"{gap / error:+.1f}" if 0 < error < math.inf else "?"
+
+
 def grids(results: Results) -> list[Grid]:
     """Every table of the results: sampled metrics, then the flows' own, for each task."""
     parts = tasks(results.summary())
     found = []
     for name, summary in parts:
         several = f" · {name}" if len(parts) > 1 else ""
-        made = [*(sampled_grid(summary, metric) for metric in sampled_metrics(results)), flow_grid(summary)]
+        sampled = [sampled_grid(summary, metric) for metric in sampled_metrics(results)]
+        made = [*sampled, flow_grid(summary), truth_grid(summary)]
         found += [replace(grid, title=grid.title + several) for grid in made if grid.rows]
     return found
 

@@ -1,4 +1,4 @@
-"""Measuring: a metric applied to one cell, or to real data alone (the floor)."""
+"""Measuring: a metric applied to one cell, to a training coupling, or to real data alone (the floor)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from ..data.base import Data
-from ..errors import Skip
+from ..errors import Skip, UserError
+from ..flow.couplings import Coupling
 from ..flow.velocity import Field
 from ..identity import Spec
-from ..metrics.base import Evidence, Geometry, Metric, Resources
+from ..metrics.base import Evidence, Exact, Geometry, Metric, Pairing, Resources
+from ..models import MODELS
+from ..randomness import generator
 from ..statistics import Estimate
-from .flow import FlowSpec
+from .flow import FlowSpec, PairsSpec
 from .sample import ReferenceSpec, SampleSpec, reference_times
+
+Pairs = tuple[Tensor, Tensor]
 
 
 class MeasureSpec(Spec):
@@ -27,6 +34,21 @@ class MeasureSpec(Spec):
     cell: SampleSpec | ReferenceSpec
     reference: ReferenceSpec
     metric: Metric
+
+
+class PairingSpec(Spec):
+    """One row: a metric of a training coupling; nothing is trained for it but the rounds that reflow pairs come from."""
+
+    stage = "pairing"
+    shaping = frozenset({"data", "source", "coupling", "batch", "pairs", "metric", "sample_seed"})
+
+    data: Data
+    source: Data
+    coupling: Coupling
+    batch: PositiveInt
+    pairs: PairsSpec | None
+    metric: Metric
+    sample_seed: int
 
 
 class FloorSpec(Spec):
@@ -41,6 +63,19 @@ class FloorSpec(Spec):
     sample_seed: int
 
 
+class TruthSpec(Spec):
+    """One row of an exact value, which a metric measured on an oracle's flow should have."""
+
+    stage = "truth"
+    shaping = frozenset({"flow", "metric"})
+
+    flow: FlowSpec
+    metric: Metric
+
+
+AloneSpec = FloorSpec | TruthSpec | PairingSpec  # what is measured without a solve
+
+
 def evidence(
     cell: SampleSpec | ReferenceSpec,
     generated: Tensor,
@@ -48,21 +83,76 @@ def evidence(
     resources: Resources,
     field: Field,
     steps: int,
+    pairs: Pairs | None = None,
 ) -> Evidence:
-    """What a metric may look at in this cell. `steps` are those of the reference solve."""
+    """What a metric may look at in this cell. `steps` are those of the reference solve, `pairs` the flow's reflow pairs."""
     flow = cell.flow
     return Evidence(
         data=flow.data,
+        source=flow.source,
+        coupling=flow.coupling,
+        train_batch=flow.train.batch,
+        coupled=coupled(flow.data, flow.source, flow.coupling, flow.train.batch, cell.sample_seed, pairs),
+        path=flow.path,
         generated=generated,
         geometry=geometry,
         resources=resources,
         velocity=field,
+        oracle=exact_field(flow),
         source_log_density=start_log_density(flow),
         end_time=flow.path.end_time,
         reference_steps=steps,
         reference_grid=partial(reference_times, flow.path),
         seed=cell.sample_seed,
     )
+
+
+def coupled(
+    data: Data, source: Data, coupling: Coupling, batch: int, seed: int, pairs: Pairs | None = None
+) -> Callable[[int], Pairs]:
+    """A function of n: n pairs (x0, x1) as training draws them, from streams that no training uses, nested in n.
+
+    Args:
+        pairs: of a reflow round, `(N, *shape)` each: then n of these, without repetition.
+    """
+
+    def minibatch(size: int, k: int) -> Pairs:
+        rng = generator("coupled", seed, k)
+        x1, _ = data.draw(size, rng)
+        x0, _ = source.draw(size, rng)
+        i, j = coupling.pair(x0, x1, rng)
+        return x0[i], x1[j]
+
+    def draw(n: int) -> Pairs:
+        if pairs is not None:
+            if n > len(pairs[0]):
+                raise Skip(f"{n} pairs asked for, the round was trained on {len(pairs[0])}: lower the metric's n")
+            index = torch.randperm(len(pairs[0]), generator=generator("coupled", seed))[:n]
+            return pairs[0][index], pairs[1][index]
+        size = getattr(coupling, "batch", None) or batch
+        parts = [minibatch(size, k) for k in range(-(-n // size))]
+        x0, x1 = (torch.cat(side)[:n] for side in zip(*parts, strict=True))
+        return x0, x1
+
+    return draw
+
+
+def exact(flow: FlowSpec) -> Exact:
+    """What the exact values of a flow follow from."""
+    return Exact(flow.path, flow.source, flow.data, flow.coupling)
+
+
+def exact_field(flow: FlowSpec) -> Field | None:
+    """The exact marginal velocity, by the first registered oracle that knows it; None where none does."""
+    if flow.pairs is not None:
+        return None
+    for name in MODELS.names():
+        if MODELS.get(name).exact:
+            try:
+                return MODELS.build(name).field(flow.path, flow.coupling, flow.source, flow.data)
+            except UserError:  # its way of saying that it does not know such a flow
+                continue
+    return None
 
 
 def start_log_density(flow: FlowSpec) -> Callable[[Tensor], Tensor]:
@@ -79,8 +169,17 @@ def start_log_density(flow: FlowSpec) -> Callable[[Tensor], Tensor]:
     return log_density
 
 
-def floor(spec: FloorSpec) -> Estimate:
-    """The metric between independent draws of real data."""
+def alone(spec: AloneSpec, pairs: Pairs | None = None) -> Estimate:
+    """The value of a row that needs no solve; `pairs` are those of a reflow round."""
+    if isinstance(spec, PairingSpec):
+        draw = coupled(spec.data, spec.source, spec.coupling, spec.batch, spec.sample_seed, pairs)
+        known = {"data": spec.data, "source": spec.source, "coupling": spec.coupling, "seed": spec.sample_seed}
+        return spec.metric.measure(Pairing(**known, train_batch=spec.batch, coupled=draw))  # type: ignore[arg-type]
+    if isinstance(spec, TruthSpec):
+        value = spec.metric.true_value(exact(spec.flow))
+        if value is None:
+            raise Skip(f"the exact value of '{spec.metric.name}' is not known here")
+        return Estimate(value, 0.0, 1)
     estimate = spec.metric.floor(spec.data, spec.n, spec.sample_seed)
     if estimate is None:
         raise Skip(f"'{spec.metric.name}' has no floor on data set '{spec.data.name}'")

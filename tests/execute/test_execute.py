@@ -26,7 +26,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     from fmbench.execute import jobs
 
     calls: list[tuple[str, int]] = []
-    for name in ("train", "sample", "reference", "pairs_from", "evidence", "floor"):
+    for name in ("train", "sample", "reference", "pairs_from", "evidence", "alone"):
         real = getattr(jobs, name)
 
         def wrapped(*args: Any, name: str = name, real: Any = real, **more: Any) -> Any:
@@ -57,7 +57,7 @@ def test_what_was_computed_once_is_shared(tiny: Tiny, measured: Measured, monkey
     calls = counted(monkeypatch)
     more = measured(tiny(metrics=["sliced_w2", "solver_error", "transport_cost", "nfe", "mmd", "straightness"]))
     assert set(more["status"]) == {"ok"}
-    assert {name for name, _ in calls} == {"evidence", "floor"}  # new metrics of cells that stand
+    assert {name for name, _ in calls} == {"evidence", "alone"}  # new metrics of cells that stand
     calls.clear()
     measured(tiny(sample__solvers=[{"name": "euler", "nfe": [2, 3]}]))
     assert sorted({name for name, _ in calls}) == ["evidence", "sample"]

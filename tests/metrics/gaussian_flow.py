@@ -9,8 +9,11 @@ from torch import Tensor
 
 from fmbench.data import Data
 from fmbench.data.toys import GaussianMixture, Normal
+from fmbench.flow.couplings import Independent
+from fmbench.flow.paths import Rectified
 from fmbench.metrics import Evidence, Geometry, Resources
 from fmbench.randomness import generator
+from fmbench.stages.measure import coupled
 
 NODES = 2000  # midpoints in time, good to 1e-6 of the energy
 
@@ -50,13 +53,20 @@ class GaussianFlow:
 
     def evidence(self, n: int, seed: int = 0, **changes: object) -> Evidence:
         geometry = self.geometry(n, seed)
+        data, source, coupling = self.data, Normal(dims=(len(self.mean),)), Independent()
         known = {
-            "data": self.data,
+            "data": data,
+            "source": source,
+            "coupling": coupling,
+            "train_batch": 64,
+            "coupled": coupled(data, source, coupling, 64, seed),
+            "path": Rectified(),
             "generated": geometry.z1.float(),
             "geometry": geometry,
             "resources": Resources(nfe=8, seconds=(0.5, 0.7), peak_memory_mb=12.0),
             "velocity": self.velocity,
-            "source_log_density": Normal(dims=(len(self.mean),)).log_density,
+            "oracle": self.velocity,
+            "source_log_density": source.log_density,
             "seed": seed,
         }
         return Evidence(**{**known, **changes})

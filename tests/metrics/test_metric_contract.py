@@ -19,7 +19,7 @@ each = pytest.mark.parametrize("metric", EVERY, ids=[metric.name for metric in E
 def test_facts(metric: Metric) -> None:
     assert metric.unit
     assert metric.source
-    assert metric.scope in ("samples", "flow")
+    assert metric.scope in ("samples", "flow", "coupling")
     assert metric.higher_is_better in (True, False, None)
     assert type(metric).__doc__ != Metric.__doc__
     assert METRICS.get(metric.name) is type(metric)

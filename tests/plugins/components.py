@@ -13,12 +13,12 @@ from fmbench.data import DATA, Data
 from fmbench.flow import COUPLINGS, PATHS, Coupling, Path
 from fmbench.flow.paths import Schedule
 from fmbench.metrics import METRICS
-from fmbench.metrics.base import TwoSampleMetric
+from fmbench.metrics.base import CouplingMetric, Exact, Pairing, TwoSampleMetric
 from fmbench.models import MODELS, Model, Network
 from fmbench.randomness import generator
 from fmbench.solvers import SOLVERS
 from fmbench.solvers.tableaux import RungeKutta, Tableau
-from fmbench.statistics import Estimate
+from fmbench.statistics import Estimate, mean
 
 
 @PATHS.register
@@ -67,6 +67,25 @@ class MeanGap(TwoSampleMetric):
         variance = x.var(0) / len(x) + y.var(0) / len(y)
         direction = gap / gap.norm()
         return Estimate(gap.norm().item(), (direction.square() * variance).sum().sqrt().item(), len(x))
+
+
+@METRICS.register
+class PairCost(CouplingMetric):
+    """E‖x1 − x0‖₁ / D of the pairs that are trained on."""
+
+    name = "pair_cost"
+    unit = "data units"
+    source = "Liu 2022, theorem 3.5 with another convex c"
+    n: PositiveInt = 1024
+
+    def measure(self, evidence: Pairing) -> Estimate:
+        x0, x1 = evidence.coupled(min(self.n, 128))
+        return mean((x1 - x0).abs().flatten(1).mean(1))
+
+    def true_value(self, flow: Exact) -> float | None:
+        if flow.data.name != "normal" or flow.coupling.name != "independent":
+            return None
+        return 2 / math.sqrt(math.pi)  # x1 − x0 ~ N(0, 2)
 
 
 @DATA.register

@@ -11,7 +11,7 @@ import pytest
 
 from fmbench.errors import UserError
 from fmbench.report import FORMATS, render
-from fmbench.report.tables import failures, flow_grid, headline_grid, sampled_grid, terminal_pivot
+from fmbench.report.tables import failures, flow_grid, grids, headline_grid, sampled_grid, terminal_pivot, truth_grid
 from fmbench.results import Results, frame
 
 
@@ -53,6 +53,41 @@ def two(a: float, b: float, error: float = 0.01, **more: Any) -> Results:
 def test_only_what_is_significantly_best_is_bold(results: Results, bold: list[bool]) -> None:
     ((_, cells),) = sampled_grid(results.summary(), "w2").rows
     assert [cell is not None and cell.best for cell in cells] == bold
+
+
+def oracle() -> Results:
+    flow = {"data": "g", "source": "normal", "method": "RF", "path": "rectified", "coupling": "independent",
+            "prediction": "velocity", "times": "uniform", "model": "oracle", "reflow": 0, "unit": "1",
+            "higher_is_better": False, "status": "ok", "n": 10}  # fmt: skip
+    cost = flow | {"metric": "transport_cost", "solver": "reference"}
+    w2 = flow | {"metric": "w2", "solver": "euler"}
+    return Results(frame([
+        cost | {"seed": 0, "value": 2.2, "stderr": 0.1},
+        cost | {"model": "truth", "value": 2.0, "stderr": 0.0},
+        cost | {"method": "VP", "path": "vp", "seed": 0, "value": 9.0, "stderr": 0.1},  # no exact value: not shown
+        w2 | {"seed": 0, "nfe": 4.0, "value": 0.5, "stderr": 0.03},
+        w2 | {"seed": 0, "nfe": 64.0, "value": 0.2, "stderr": 0.03},
+        w2 | {"method": "data", "model": "data", "path": None, "coupling": None, "solver": None, "value": 0.1,
+              "stderr": 0.04},
+    ]))  # fmt: skip
+
+
+def test_exact_values_stand_beside_what_was_measured() -> None:
+    results = oracle()
+    lines = {index: [cell and cell.text for cell in cells] for index, cells in truth_grid(results.summary()).rows}
+    assert lines == {
+        ("transport_cost", "RF"): ["2", "2.20 ± 0.20", "+2.0"],
+        ("w2", "RF"): ["floor 0.10 ± 0.08", "0.20 ± 0.06", "+2.0"],
+    }
+
+
+def test_an_exact_value_is_no_flow() -> None:
+    results = oracle()
+    ((index, cells),) = flow_grid(results.summary()).rows
+    assert index[0] == "transport_cost"
+    assert [cell and cell.text for cell in cells] == ["2.20 ± 0.20", "9.00 ± 0.20"]
+    assert [grid.title for grid in grids(results)][-1] == "Measured against exact values"
+    assert list(results.pivot("transport_cost", index="metric").columns) == ["RF", "VP"]
 
 
 def test_headline_takes_the_best_fixed_solver_at_each_budget(run: Results) -> None:

@@ -11,11 +11,12 @@ from toy_flows import flow, gaussian
 
 from fmbench.data import DATA
 from fmbench.errors import Skip
-from fmbench.flow import PATHS
+from fmbench.flow import COUPLINGS, PATHS
 from fmbench.metrics import METRICS
 from fmbench.metrics.base import Geometry, Resources
+from fmbench.randomness import generator
 from fmbench.stages.flow import velocity_field
-from fmbench.stages.measure import FloorSpec, evidence, floor, start_log_density
+from fmbench.stages.measure import FloorSpec, alone, coupled, evidence, exact_field, start_log_density
 from fmbench.stages.memory import PeakMemory
 from fmbench.stages.sample import ReferenceSpec, reference_times
 
@@ -48,15 +49,48 @@ def test_evidence_is_the_cells() -> None:
     assert torch.equal(seen.reference_grid(10), reference_times(spec.flow.path, 10))
 
 
+@pytest.mark.parametrize("coupling", COUPLINGS.names())
+def test_fresh_pairs_are_nested_and_as_training_draws_them(coupling: str) -> None:
+    data, source = DATA.build("moons"), DATA.build("normal")
+    draw = coupled(data, source, COUPLINGS.build(coupling), 64, seed=3)
+    x0, x1 = draw(100)
+    assert x0.shape == x1.shape == (100, 2)
+    assert torch.equal(draw(150)[1][:100], x1)
+    rng = generator("coupled", 3, 0)
+    assert torch.equal(data.draw(64, rng)[0].sort(0).values, x1[:64].sort(0).values) or coupling == "sinkhorn"
+    assert not torch.equal(coupled(data, source, COUPLINGS.build(coupling), 64, seed=4)(100)[1], x1)
+
+
+def test_pairs_of_a_reflow_round_are_its_own_without_repetition() -> None:
+    data, source, independent = DATA.build("moons"), DATA.build("normal"), COUPLINGS.build("independent")
+    z0, z1 = torch.arange(10.0)[:, None], -torch.arange(10.0)[:, None]
+    draw = coupled(data, source, independent, 64, seed=0, pairs=(z0, z1))
+    x0, x1 = draw(10)
+    assert torch.equal(x0, -x1)
+    assert sorted(x0.flatten().tolist()) == list(range(10))
+    with pytest.raises(Skip, match="11 pairs asked for, the round was trained on 10"):
+        draw(11)
+
+
+def test_the_exact_field_is_known_for_mixtures_and_not_for_what_no_oracle_knows() -> None:
+    spec = gaussian("rectified")
+    known = exact_field(spec)
+    x, t = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor(0.3, dtype=torch.float64)
+    assert known is not None
+    assert torch.equal(known(t, x), velocity_field(spec, None)(t, x))
+    assert exact_field(flow(data="moons")) is None
+    assert exact_field(flow(coupling="minibatch-ot")) is None
+
+
 def test_floors() -> None:
     def spec(metric: str) -> FloorSpec:
         return FloorSpec(data=DATA.build("moons"), metric=METRICS.build(metric), n=200, sample_seed=0)
 
-    estimate = floor(spec("w2"))
+    estimate = alone(spec("w2"))
     assert 0 < estimate.value < 1
-    assert estimate == floor(spec("w2"))
+    assert estimate == alone(spec("w2"))
     with pytest.raises(Skip, match="'nfe' has no floor on data set 'moons'"):
-        floor(spec("nfe"))
+        alone(spec("nfe"))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the high-water mark is Linux's")
