@@ -197,6 +197,7 @@ def _flows(suite: Suite, task: Task) -> list[FlowSpec]:
 
 def _check(flow: FlowSpec) -> None:
     """What no key alone can tell: whether the parts of a flow fit together."""
+    flow.coupling.check(flow.source, flow.data)
     flow.model.check(flow.path, flow.coupling, flow.source, flow.data)
     if flow.model.trained:
         steps_in_advance(flow.train.batch, math.prod(flow.data.shape), flow.coupling)
