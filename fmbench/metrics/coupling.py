@@ -154,7 +154,7 @@ class CouplingBias(CouplingMetric):
     unit = "data units²"
     source = "Fatras et al. 2021, minibatch against full transport"
     n: PositiveInt = 2048
-    repeats: PositiveInt = 4
+    repeats: PositiveInt = 2
 
     def measure(self, evidence: Pairing) -> Estimate:
         size = problem_size(evidence)
