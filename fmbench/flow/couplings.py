@@ -13,6 +13,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from ..errors import UserError
+from ..randomness import generator
 from ..registry import Component
 from .assignment import assignment
 from .sinkhorn import entropic_plan
@@ -98,7 +99,7 @@ class LabelOT(MinibatchOT):
     name = "label-ot"
 
     def check(self, source: Data, data: Data) -> None:
-        if data.draw(1, torch.Generator().manual_seed(0))[1] is None:
+        if data.draw(1, generator("labels"))[1] is None:
             raise UserError(
                 f"coupling '{self.name}' pairs within labels, and data set '{data.name}' has none: use 'minibatch-ot'"
             )
@@ -124,12 +125,12 @@ class Sinkhorn(Coupling):
 
     Each x0 is used once; its x1 is drawn from the plan's row, independently of the other rows. So x0's marginal is the
     minibatch's own, x1's only on average: an x1 may come twice or never, between none left out (reg → 0, the exact
-    assignment) and a share of 1/e, 37 % (reg → ∞, independent uniform draws). Averaged over minibatches both marginals
-    are exact.
+    assignment) and a share of 1/e, 37 % (reg → ∞, independent uniform draws). On average every x1 comes once, up to the
+    iteration's tolerance.
 
     Args:
         reg: weight of the entropy, data units². The default 2 σ² with σ = 1 makes the plan the Schrödinger bridge's of
-            SB-CFM (Tong 2024, section 4.3).
+            SB-CFM (Tong 2024).
         batch: samples in one transport problem; a larger problem than the training batch is cut by the caller.
     """
 
