@@ -203,6 +203,7 @@ def _check(flow: FlowSpec) -> None:
     flow.path.check(flow.coupling)
     flow.times.check(flow.path)
     predictions.check(flow.prediction, flow.path, flow.coupling, flow.source.name, flow.reflow)
+    flow.coupling.check(flow.source, flow.data)
     flow.model.check(flow.path, flow.coupling, flow.source, flow.data)
     if flow.model.trained:
         steps_in_advance(flow.train.batch, math.prod(flow.data.shape), flow.coupling)
