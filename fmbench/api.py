@@ -23,7 +23,7 @@ from .plan import Cell, Plan, flow_columns, make_plan
 from .plugins import load_plugins
 from .results import Results
 from .stages.flow import FlowSpec
-from .stages.sample import SampleSpec
+from .stages.sample import ReferenceSpec, SampleSpec
 from .store import ResultFolder, Store
 from .suite import Suite, load, parse
 from .table import COLUMNS, frame
@@ -267,7 +267,8 @@ def pictures(plan: Plan, store: Store) -> bytes:
 
 
 def _measured_flows(plan: Plan) -> list[tuple[FlowSpec, dict[str, Any]]]:
-    return [(reference.flow, flow_columns(reference.flow)) for reference in plan.references()]
+    solves: list[ReferenceSpec | SampleSpec] = [*plan.references(), *plan.samples()]
+    return [(solve.flow, flow_columns(solve.flow)) for solve in solves]
 
 
 def _rest(columns: dict[str, Any]) -> tuple[Any, ...]:

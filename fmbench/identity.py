@@ -28,17 +28,14 @@ class Record(BaseModel):
     unchanged: ClassVar[Mapping[str, Any]] = {}
 
     def identity(self) -> dict[str, Any]:
-        fields = {name: _plain(getattr(self, name)) for name in type(self).model_fields}
-        return {
-            name: value for name, value in fields.items() if name not in self.unchanged or value != self.unchanged[name]
-        }
+        return _changed({name: _plain(getattr(self, name)) for name in type(self).model_fields}, self.unchanged)
 
 
 class Spec(BaseModel):
     """Base of every stage's specification. Each field must be named in `shaping` or in `silent`.
 
     `shaping` fields can change the stage's output and enter its key; `silent` ones (where, how fast) cannot and do not.
-    Raise `version` when the stage's code changes its output.
+    `unchanged` are shaping fields that came later, as in `Record`. Raise `version` when the stage's code changes its output.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -47,6 +44,7 @@ class Spec(BaseModel):
     version: ClassVar[int] = 1
     shaping: ClassVar[frozenset[str]] = frozenset()
     silent: ClassVar[frozenset[str]] = frozenset()
+    unchanged: ClassVar[Mapping[str, Any]] = {}
 
     def identity(self) -> dict[str, Any]:
         """Everything that shapes the output, as plain JSON; input stages stand in it by their keys."""
@@ -54,7 +52,7 @@ class Spec(BaseModel):
         if unclassified or self.shaping & self.silent:
             raise TypeError(f"{type(self).__name__}: classify {sorted(unclassified)} as shaping or silent")
         fields = {name: _plain(getattr(self, name)) for name in sorted(self.shaping)}
-        return {"stage": self.stage, "version": self.version, **fields}
+        return {"stage": self.stage, "version": self.version, **_changed(fields, self.unchanged)}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         copy = super().model_copy(update=update, deep=deep)
@@ -76,6 +74,10 @@ def canonical(value: Any) -> bytes:
     """Canonical JSON: sorted keys, no spaces, shortest floats, no NaN or infinity."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return text.encode()
+
+
+def _changed(fields: dict[str, Any], unchanged: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in unchanged or value != unchanged[name]}
 
 
 def _plain(value: Any) -> Any:

@@ -11,15 +11,20 @@ from typing import Any
 
 from .errors import UserError, unknown
 from .flow import predictions
+from .flow.losses import Loss
+from .flow.times import TIMES
 from .identity import Spec
 from .schema import Budget, Suite, Task, label_of, name_of
-from .stages.flow import FlowSpec, PairsSpec
+from .solvers import GRIDS, SOLVERS
+from .stages.flow import FlowSpec, PairsSpec, TrainSettings
 from .stages.measure import AloneSpec, FloorSpec, MeasureSpec, PairingSpec, TruthSpec, exact
 from .stages.minibatches import steps_in_advance
 from .stages.sample import ReferenceSpec, SampleSpec
 from .table import FLOOR, REFERENCE, TRUTH
 
-FLOW_COLUMNS = ("data", "source", "path", "coupling", "prediction", "times", "model", "reflow", "seed", "method")
+FLOW_COLUMNS = (
+    "data", "source", "path", "coupling", "prediction", "times", "model", "reflow", "distilled", "seed", "method",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,9 @@ class Plan:
 
     def references(self) -> list[ReferenceSpec]:
         """The reference solve of every measured flow."""
-        return list(
-            {c.spec.reference.key: c.spec.reference for c in self.cells if isinstance(c.spec, MeasureSpec)}.values()
-        )
+        measures = [c.spec for c in self.cells if isinstance(c.spec, MeasureSpec)]
+        wanted = [spec for m in measures for spec in (m.reference, m.teacher) if spec is not None]
+        return list({spec.key: spec for spec in wanted}.values())
 
     def samples(self) -> list[SampleSpec]:
         """Every sampled cell."""
@@ -96,37 +101,48 @@ def _task_cells(suite: Suite, task: Task) -> list[Cell]:
     return [*_once([*_pairing_cells(suite, flows), *cells, *_truth_cells(suite, flows)]), *_floor_cells(suite, task)]
 
 
-def _shared(suite: Suite, flow: FlowSpec) -> tuple[dict[str, Any], ReferenceSpec]:
-    """What all solves of a flow have in common, and its reference solve."""
-    settings = suite.sample
-    shared = {"flow": flow, "n": settings.n, "batch": settings.batch, "sample_seed": settings.seed}
-    fine = settings.reference
-    return shared, ReferenceSpec(**shared, tolerance=fine.tolerance, max_steps=fine.max_steps)
+def _reference(suite: Suite, flow: FlowSpec) -> ReferenceSpec:
+    """The fine solve that explains a flow; a student, which knows its own few times alone, is held against its teacher's."""
+    if flow.distilled and flow.teacher is not None:
+        return _reference(suite, flow.teacher)
+    settings, fine = suite.sample, suite.sample.reference
+    shared = {"n": settings.n, "batch": settings.batch, "sample_seed": settings.seed}
+    return ReferenceSpec(flow=flow, **shared, tolerance=fine.tolerance, max_steps=fine.max_steps)
 
 
 def _flow_cells(suite: Suite, flow: FlowSpec) -> list[Cell]:
-    _, reference = _shared(suite, flow)
+    if flow.distilled:
+        return []
+    reference = _reference(suite, flow)
     columns = {**flow_columns(flow), "sample_seed": suite.sample.seed, "solver": REFERENCE}
-    return [
-        Cell({**columns, "metric": m.label()}, MeasureSpec(cell=reference, reference=reference, metric=m))
-        for m in suite.metrics
-        if m.scope == "flow"
-    ]
+    cells = []
+    for m in suite.metrics:
+        if m.scope == "flow":
+            teacher = _reference(suite, flow.teacher) if m.asks_teacher and flow.teacher is not None else None
+            spec = MeasureSpec(cell=reference, reference=reference, metric=m, teacher=teacher)
+            cells.append(Cell({**columns, "metric": m.label()}, spec))
+    return cells
 
 
 def _sample_cells(suite: Suite, flow: FlowSpec) -> list[Cell]:
-    shared, reference = _shared(suite, flow)
-    columns = {**flow_columns(flow), "sample_seed": suite.sample.seed}
+    settings, reference = suite.sample, _reference(suite, flow)
+    columns = {**flow_columns(flow), "sample_seed": settings.seed}
     cells = []
-    for budget in suite.sample.solvers:
+    for budget in [_own_budget(flow.distilled)] if flow.distilled else settings.solvers:
         budget.check(flow.path)
-        batch = budget.batch or suite.sample.batch
-        sample = SampleSpec(**{**shared, "batch": batch}, solver=budget.solver, steps=budget.steps, grid=budget.grid)
+        batch = budget.batch or settings.batch
+        shared = {"flow": flow, "n": settings.n, "batch": batch, "sample_seed": settings.seed}
+        sample = SampleSpec(**shared, solver=budget.solver, steps=budget.steps, grid=budget.grid)
         for m in suite.metrics:
             if m.scope == "samples":
                 spec = MeasureSpec(cell=sample, reference=reference, metric=m)
                 cells.append(Cell({**columns, **budget_columns(budget, batch), "metric": m.label()}, spec))
     return cells
+
+
+def _own_budget(k: int) -> Budget:
+    """A student of k steps is solved in k Euler steps."""
+    return Budget(solver=SOLVERS.build("euler"), grid=GRIDS.build("uniform"), steps=k)
 
 
 def _pairing_cells(suite: Suite, flows: Sequence[FlowSpec]) -> list[Cell]:
@@ -177,20 +193,21 @@ def _once(cells: Sequence[Cell]) -> list[Cell]:
 def _flows(suite: Suite, task: Task) -> list[FlowSpec]:
     axes = suite.flow
     flows = []
-    for path, coupling, prediction, times, model, reflow, seed in itertools.product(
-        axes.path, axes.coupling, axes.prediction, axes.times, axes.model, axes.reflow, axes.seed
+    for path, coupling, prediction, times, model, reflow, distilled, seed in itertools.product(
+        axes.path, axes.coupling, axes.prediction, axes.times, axes.model, axes.reflow, axes.distilled, axes.seed
     ):
         values = {
             "path": path, "coupling": coupling, "prediction": prediction, "times": times,
-            "model": model, "reflow": reflow, "seed": seed,
+            "model": model, "reflow": reflow, "distilled": distilled, "seed": seed,
         }  # fmt: skip
         if any(_matches(rule, values) for rule in axes.exclude):
             continue
-        values.pop("reflow")
-        flow = FlowSpec(data=task.data, source=task.source, train=suite.train, **values)
+        first = {name: value for name, value in values.items() if name not in ("reflow", "distilled")}
+        flow = FlowSpec(data=task.data, source=task.source, train=suite.train, **first)
         for round_ in range(1, reflow + 1):
-            pairs = PairsSpec(flow=flow, n=suite.pairs.n, solver=suite.pairs.solver)
-            flow = FlowSpec(data=task.data, source=task.source, train=suite.train, reflow=round_, pairs=pairs, **values)
+            flow = _taught(suite, flow, reflow=round_)
+        if distilled:
+            flow = _taught(suite, flow, distilled=distilled, times=TIMES.build({"name": "steps", "k": distilled}))
         _check(flow)
         flows.append(flow)
     if not flows:
@@ -198,33 +215,52 @@ def _flows(suite: Suite, task: Task) -> list[FlowSpec]:
     return flows
 
 
+def _taught(suite: Suite, teacher: FlowSpec, **changes: Any) -> FlowSpec:
+    """The flow that learns from pairs which `teacher` draws: its next round, or a student of its own round."""
+    p = suite.pairs
+    pairs = PairsSpec(flow=teacher, n=p.n, solver=p.solver, steps=p.steps, inverted=p.inverted)
+    changes = {"times": p.times or teacher.times, "train": _with_loss(suite.train, p.loss), **changes}
+    return teacher.model_copy(update={"pairs": pairs, "init": p.init, **changes})
+
+
+def _with_loss(train: TrainSettings, loss: Loss | None) -> TrainSettings:
+    return train if loss is None else train.model_copy(update={"loss": loss})
+
+
 def _check(flow: FlowSpec) -> None:
     """What no key alone can tell: whether the parts of a flow fit together."""
     flow.path.check(flow.coupling)
     flow.times.check(flow.path)
-    predictions.check(flow.prediction, flow.path, flow.coupling, flow.source.name, flow.reflow)
+    predictions.check(flow.prediction, flow.path, flow.coupling, flow.source.name, flow.reflow or flow.distilled)
     flow.coupling.check(flow.source, flow.data)
     flow.model.check(flow.path, flow.coupling, flow.source, flow.data)
     if flow.model.trained:
         steps_in_advance(flow.train.batch, math.prod(flow.data.shape), flow.coupling)
-    elif flow.reflow:
+    elif flow.pairs is not None:
         raise UserError(
-            f"flow.reflow = {flow.reflow}: model '{flow.model.name}' is not trained, so there is nothing to rectify"
+            f"{_round(flow)}: model '{flow.model.name}' is not trained, so there is nothing to rectify or distil"
         )
     if not flow.model.trained and flow.prediction != "velocity":
         raise UserError(
             f"flow.prediction = '{flow.prediction}': model '{flow.model.name}' is the exact velocity, "
             "there is nothing to predict. Use 'velocity'."
         )
-    if flow.reflow and not flow.path.affine:
+    if flow.pairs is None:
+        return
+    if not flow.path.affine:
         raise UserError(
-            f"flow.reflow = {flow.reflow}: path '{flow.path.label()}' is a bridge, whose pairs are not those of an ODE. "
-            "Use 'rectified'."
+            f"{_round(flow)}: path '{flow.path.label()}' is a bridge, whose pairs are not those of an ODE. Use 'rectified'."
         )
-    if flow.reflow and not flow.path.starts_at_source():
+    if not flow.path.starts_at_source():
+        raise UserError(f"{_round(flow)}: path '{flow.path.label()}' does not start at its source. Use 'rectified'.")
+    if flow.distilled and flow.path.name != "rectified":
         raise UserError(
-            f"flow.reflow = {flow.reflow}: path '{flow.path.label()}' does not start at its source. Use 'rectified'."
+            f"{_round(flow)}: path '{flow.path.label()}' is curved, few Euler steps cannot follow it. Use 'rectified'."
         )
+
+
+def _round(flow: FlowSpec) -> str:
+    return f"flow.distilled = {flow.distilled}" if flow.distilled else f"flow.reflow = {flow.reflow}"
 
 
 def _matches(rule: dict[str, Any], values: dict[str, Any]) -> bool:
@@ -238,7 +274,8 @@ def _matches(rule: dict[str, Any], values: dict[str, Any]) -> bool:
 def flow_columns(flow: FlowSpec) -> dict[str, Any]:
     """The identity columns of a flow."""
     columns = {name: label_of(getattr(flow, name)) for name in FLOW_COLUMNS if name != "method"}
-    return {**columns, "reflow": flow.reflow, "seed": flow.seed, "distilled": 0, "method": method_of(flow)}
+    numbers = {"reflow": flow.reflow, "distilled": flow.distilled, "seed": flow.seed}
+    return {**columns, **numbers, "method": method_of(flow)}
 
 
 def budget_columns(budget: Budget, batch: int) -> dict[str, Any]:
@@ -258,8 +295,11 @@ def budget_columns(budget: Budget, batch: int) -> dict[str, Any]:
 def method_of(flow: FlowSpec) -> str:
     """The literature's name of a combination: RF, FM-OT, VP, VE; OT-CFM, I-CFM, SB-CFM of Tong 2024; k-RF after Liu 2022.
 
-    What is predicted follows it, unless it is the velocity: "VP, epsilon".
+    What is predicted follows it, unless it is the velocity: "VP, epsilon"; of a student, its steps: "2-RF, 1 step".
     """
+    if flow.distilled:
+        steps = f"{flow.distilled} step{'s' if flow.distilled > 1 else ''}"
+        return f"{method_of(flow.model_copy(update={'distilled': 0}))}, {steps}"
     coupling = flow.coupling.name
     if flow.path.name in ("rectified", "icfm") and coupling == "minibatch-ot":
         name = "OT-CFM"

@@ -116,10 +116,11 @@ class FlowAxes(_Strict):
     times: Annotated[list[TimeLaw], _several(TIMES)] = Field(default="uniform", validate_default=True)
     model: Annotated[list[Model], _several(MODELS)] = Field(default="mlp", validate_default=True)
     reflow: Annotated[list[NonNegativeInt], BeforeValidator(_listed)] = Field(default=0, validate_default=True)
+    distilled: Annotated[list[NonNegativeInt], BeforeValidator(_listed)] = Field(default=0, validate_default=True)
     seed: Annotated[list[Seed], BeforeValidator(_listed)] = Field(default=0, validate_default=True)
     exclude: list[dict[str, Any]] = []
 
-    @field_validator("path", "coupling", "prediction", "times", "model", "reflow", "seed")
+    @field_validator("path", "coupling", "prediction", "times", "model", "reflow", "distilled", "seed")
     @classmethod
     def _distinct_values(cls, values: list[Any]) -> list[Any]:
         return _distinct(values)
@@ -262,11 +263,15 @@ def _pairs(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     default = _pairs_default()
-    try:
-        solver = SOLVERS.build(value["solver"]) if "solver" in value else default.solver
-    except UserError as error:
-        raise ValueError(str(error)) from None
-    return {"n": default.n, **value, "solver": solver}
+    if "solver" not in value:
+        return {"n": default.n, "solver": default.solver, **value}
+    solver = value["solver"]
+    if value.get("steps") is not None and isinstance(solver, (str, dict)):
+        solver = {**({"name": solver} if isinstance(solver, str) else solver), "steps": value["steps"]}
+    budgets = _budgets(solver)
+    if len(budgets) != 1 or (budgets[0].grid is not None and budgets[0].grid.name != "uniform"):
+        raise ValueError("pairs are drawn by one solver at one budget, on the uniform grid")
+    return {"n": default.n, **value, "solver": budgets[0].solver, "steps": budgets[0].steps}
 
 
 class Suite(_Strict):

@@ -127,7 +127,7 @@ def print_outline(outline: Any) -> None:
             )
             console.print(
                 f"  {state:<11}{flow.key}  {flow.path.label()}, {flow.coupling.label()}, {flow.model.label()}, "
-                f"reflow {flow.reflow}, seed {flow.seed}",
+                f"reflow {flow.reflow}, {f'{flow.distilled} steps, ' if flow.distilled else ''}seed {flow.seed}",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,

@@ -56,6 +56,74 @@ def test_seeds_of_a_small_model_train_in_one_job(tiny: Tiny) -> None:
     assert sorted(map(len, stacks(flow__path=["rectified", "fm-ot"]))) == [3, 3]
 
 
+def test_a_student_learns_its_own_round_s_pairs_and_is_solved_in_its_own_steps(tiny: Tiny) -> None:
+    plan = planned(tiny(flow__reflow=[0, 1], flow__distilled=[0, 1, 2], flow__seed=0))
+    students = {flow.key: flow for flow in plan.flows() if flow.distilled}
+    assert {(f.reflow, f.distilled, f.times.label()) for f in students.values()} == {
+        (0, 1, "steps"), (0, 2, "steps[k=2]"), (1, 1, "steps"), (1, 2, "steps[k=2]")
+    }  # fmt: skip
+    for flow in students.values():
+        assert flow.teacher is not None
+        assert (flow.teacher.reflow, flow.teacher.distilled) == (flow.reflow, 0)
+    assert {pairs.flow.reflow for pairs in plan.pairs()} == {0, 1}, "the next round and the students share their pairs"
+    cells = [c for c in plan.cells if isinstance(c.spec, MeasureSpec) and c.spec.cell.flow.distilled]
+    assert {(c.columns["solver"], c.columns["steps"], c.columns["distilled"]) for c in cells} == {
+        ("euler", 1, 1), ("euler", 2, 2)
+    }  # fmt: skip
+    for cell in cells:
+        assert isinstance(cell.spec, MeasureSpec)
+        assert cell.spec.metric.scope == "samples"
+        assert cell.spec.reference.flow == cell.spec.cell.flow.teacher, "a student is held against its teacher"
+    work = missing(plan, Store())
+    assert {key for job in work.jobs for key in job.provides} == {spec.key for spec in plan.stages()}
+
+
+def test_what_pairs_say_of_the_rounds_reaches_them_and_not_the_first(tiny: Tiny) -> None:
+    changes = {"inverted": 0.25, "init": "previous", "times": "u-shaped", "loss": "pseudo-huber",
+               "solver": {"name": "rk4", "steps": 20}}  # fmt: skip
+    first, second, third = planned(tiny(flow__reflow=[0, 1, 2], flow__seed=0, pairs=changes)).flows()
+    assert (first.init, first.times.name, first.train.loss.name) == ("scratch", "uniform", "mse")
+    for flow in (second, third):
+        assert (flow.init, flow.times.name, flow.train.loss.name) == ("previous", "u-shaped", "pseudo-huber")
+        assert flow.pairs is not None
+        assert (flow.pairs.steps, flow.pairs.inverted, flow.pairs.solver.name) == (20, 0.25, "rk4")
+    assert third.teacher == second
+
+
+def test_pairs_are_drawn_at_one_budget_that_is_said(tiny: Tiny) -> None:
+    with pytest.raises(UserError, match="solver 'euler' needs its budget"):
+        planned(tiny(pairs={"solver": "euler"}))
+    with pytest.raises(UserError, match="one solver at one budget"):
+        planned(tiny(pairs={"solver": {"name": "euler", "steps": [1, 2]}}))
+    with pytest.raises(UserError, match=r"pairs\.inverted = 1.0"):
+        planned(tiny(pairs={"inverted": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distilled": 1, "path": "vp-cosine"}, "flow.distilled = 1: path 'vp-cosine' is curved"),
+        ({"distilled": 1, "path": "ve"}, "flow.distilled = 1: path 've' does not start at its source"),
+        ({"distilled": 2, "prediction": "epsilon"}, "not independent"),
+        ({"distilled": -1}, "distilled"),
+    ],
+)
+def test_students_that_make_no_sense(tiny: Tiny, changes: dict[str, Any], message: str) -> None:
+    suite = tiny()
+    suite["flow"] |= changes
+    with pytest.raises(UserError, match=message):
+        planned(suite)
+
+
+def test_a_metric_that_asks_is_given_the_teacher(tiny: Tiny) -> None:
+    plan = planned(tiny(flow__reflow=1, flow__seed=0, metrics=["pair_memorisation", "transport_cost"]))
+    teachers = {cell.spec.metric.name: cell.spec.teacher for cell in plan.cells if isinstance(cell.spec, MeasureSpec)}
+    assert teachers["transport_cost"] is None
+    assert teachers["pair_memorisation"] is not None
+    assert teachers["pair_memorisation"].flow.reflow == 0
+    assert teachers["pair_memorisation"] in plan.references()
+
+
 def test_rounds_of_reflow_share_the_rounds_below(tiny: Tiny) -> None:
     plan = planned(tiny(flow__reflow=[0, 1, 2], flow__seed=0))
     flows = plan.flows()
@@ -153,6 +221,8 @@ def test_what_shapes_a_flow_is_in_its_key(tiny: Tiny, changes: dict[str, Any]) -
         ({"path": "fm-ot", "coupling": "minibatch-ot"}, "FM-OT+minibatch-ot"),
         ({"reflow": 1}, "2-RF"),
         ({"reflow": 2}, "3-RF"),
+        ({"distilled": 1}, "RF, 1 step"),
+        ({"reflow": 1, "distilled": 4}, "2-RF, 4 steps"),
         ({"coupling": "minibatch-ot", "reflow": 1}, "OT-CFM, 2-rectified"),
         ({"path": "icfm"}, "I-CFM"),
         ({"path": "icfm", "coupling": "minibatch-ot"}, "OT-CFM"),

@@ -51,17 +51,18 @@ def missing(plan: Plan, store: Store) -> Missing:
         by_cell.setdefault(spec.cell.key, []).append(spec)
     pairings = [spec.pairs for spec in alone if isinstance(spec, PairingSpec) and spec.pairs is not None]
     jobs: list[Job] = [_alone_job(spec) for spec in alone]
-    flows: dict[str, FlowSpec] = {}
-    for reference in {spec.reference.key: spec.reference for spec in measures}.values():
+    references = {r.key: r for spec in measures for r in (spec.reference, spec.teacher) if r is not None}
+    for reference in references.values():
         own = by_cell.get(reference.key, [])
         if own or not store.has(reference.key):
-            jobs.append(_cell_job(reference, own, needs=_flow_keys(reference.flow)))
-        flows[reference.flow.key] = reference.flow
+            teachers = {spec.teacher.key for spec in own if spec.teacher is not None}
+            jobs.append(_cell_job(reference, own, needs=(*_flow_keys(reference.flow), *sorted(teachers))))
     for group in by_cell.values():
         cell, reference = group[0].cell, group[0].reference
         if not isinstance(cell, ReferenceSpec):
             jobs.append(_cell_job(cell, group, needs=(*_flow_keys(cell.flow), reference.key)))
-    flow_jobs, train_samples = _flow_jobs(list(flows.values()), pairings, store)
+    solved = {spec.flow.key: spec.flow for spec in (*references.values(), *(spec.cell for spec in measures))}
+    flow_jobs, train_samples = _flow_jobs(list(solved.values()), pairings, store)
     jobs = flow_jobs + jobs
     provided = {key for job in jobs for key in job.provides}
     jobs = [replace(job, needs=tuple(key for key in job.needs if key in provided)) for job in jobs]

@@ -138,6 +138,7 @@ class Bench:
                         group,
                         device=self.device,
                         pairs=[self._read_pairs(flow.pairs) for flow in group] if group[0].pairs else None,
+                        initial=self._initial(group),
                         states=[states[flow.key] for flow in group],
                         checkpoint=partial(self._checkpoint, group),
                         progress=lambda samples: self.progress("trained", samples),
@@ -161,6 +162,12 @@ class Bench:
         for flow, state in zip(flows, states, strict=True):
             self.store.write_checkpoint(flow.key, state)
 
+    def _initial(self, flows: Sequence[FlowSpec]) -> list[dict[str, torch.Tensor]] | None:
+        """The weights of the flows that drew the pairs, where training goes on from them."""
+        if flows[0].init == "scratch":
+            return None
+        return [self.store.read(flow.teacher.key).tensors for flow in flows if flow.teacher is not None]
+
     def _read_pairs(self, spec: PairsSpec | None) -> Pairs | None:
         if spec is None:
             return None
@@ -170,17 +177,7 @@ class Bench:
     def _pairs(self, spec: PairsSpec) -> Outcome:
         with self.store.locks([spec.key]):
             if not self.store.has(spec.key):
-                flow = spec.flow
-                z0, z1 = pairs_from(
-                    self._field(flow),
-                    flow.path,
-                    flow.source,
-                    spec.n,
-                    spec.solver,
-                    flow.seed,
-                    flow.train.batch * 16,
-                    self.device,
-                )
+                z0, z1 = pairs_from(spec, self._field(spec.flow), self.device)
                 self.store.write(spec.key, spec.identity(), {"device": self.device}, {"z0": z0, "z1": z1})
         return Outcome()
 
@@ -231,9 +228,9 @@ class Bench:
             resources = Resources(facts["nfe"], tuple(facts["seconds"]), facts["peak_memory_mb"])
         velocity = Velocity(_called_from_cpu(self._field(spec.cell.flow), self.device), path=spec.cell.flow.path)
         pairs = self._read_pairs(spec.cell.flow.pairs)
-        outcome = _valued(
-            spec.metric.measure(evidence(spec.cell, generated, geometry, resources, velocity, steps, pairs))
-        )
+        teacher = None if spec.teacher is None else _geometry(self.store, spec.teacher.key)[1]
+        seen = evidence(spec.cell, generated, geometry, resources, velocity, steps, pairs, teacher)
+        outcome = _valued(spec.metric.measure(seen))
         return replace(outcome, vjp=velocity.vjps / max(outcome.n or 0, 1))
 
     def _measured(self, spec: MeasureSpec | AloneSpec, measure: Callable[[], Outcome]) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ..errors import UserError
@@ -72,6 +72,16 @@ class UShaped(TimeLaw):
         return (0.5 + torch.asinh((2 * u - 1) * math.sinh(self.a / 2)) / self.a).clamp(0, 1)
 
 
+class Steps(TimeLaw):
+    """t uniform on 0, 1/k, …, (k−1)/k: where a student of k Euler steps is asked, and nowhere else (Liu 2022, section 4.2)."""
+
+    name = "steps"
+    k: PositiveInt = 1
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return (self.k * u).floor().clamp(max=self.k - 1) / self.k
+
+
 class EDM(TimeLaw):
     """ln(σ/α) ~ N(P_mean, P_std²), turned into t by the path (Karras 2022, Table 1).
 
@@ -103,6 +113,7 @@ TIMES: Registry[TimeLaw] = Registry(
         "mode": "fmbench.flow.times:Mode",
         "u-shaped": "fmbench.flow.times:UShaped",
         "edm": "fmbench.flow.times:EDM",
+        "steps": "fmbench.flow.times:Steps",
     },
     listing="times",
 )

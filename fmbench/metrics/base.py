@@ -83,6 +83,7 @@ class Evidence(Pairing):
     generated: Tensor  # (n, *shape)
     geometry: Geometry  # of the flow; its first n samples start from the same z0 as `generated`
     resources: Resources
+    teacher: Geometry | None = None  # of the flow that drew a reflow round's pairs, where the metric asks for it
     velocity: Field | None = None  # v(t, x) of the flow, float32, differentiable in x
     oracle: Field | None = None  # the exact marginal velocity, where it is known
     source_log_density: Callable[[Tensor], Tensor] | None = None  # of the state at t = 0
@@ -102,6 +103,7 @@ class Metric(Component):
     higher_is_better: ClassVar[bool | None] = False
     scope: ClassVar[Literal["samples", "flow", "coupling"]]
     source: ClassVar[str]  # paper and equation
+    asks_teacher: ClassVar[bool] = False  # needs `Evidence.teacher`
 
     def label(self) -> str:
         """The name with its parameters, less n: the table has a column for that."""

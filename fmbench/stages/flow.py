@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -22,11 +23,21 @@ from ..flow.couplings import Coupling
 from ..flow.losses import LOSSES, MSE, WEIGHTS, Loss, Uniform, Weight
 from ..flow.paths import Path, column
 from ..flow.predictions import Parametrisation, Prediction
-from ..flow.times import TimeLaw
-from ..flow.velocity import Field
+from ..flow.times import TIMES, TimeLaw
+from ..flow.velocity import Field as VelocityField
 from ..identity import Record, Spec
 from ..models.base import Model, Network
+from ..registry import Registry
 from ..solvers.base import Solver
+
+
+def by_name(value: Any, info: ValidationInfo) -> Any:
+    """A setting's component from its name or mapping, as a validator of pydantic's."""
+    registries: dict[str | None, Registry[Any]] = {"loss": LOSSES, "weight": WEIGHTS, "times": TIMES}
+    try:
+        return value if value is None else registries[info.field_name].build(value)
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
 class TrainSettings(Record):
@@ -48,13 +59,7 @@ class TrainSettings(Record):
 
     unchanged = {"loss": {"name": "mse", "version": 1}, "weight": {"name": "uniform", "version": 1}}
 
-    @field_validator("loss", "weight", mode="before")
-    @classmethod
-    def _by_name(cls, value: Any, info: ValidationInfo) -> Any:
-        try:
-            return (LOSSES if info.field_name == "loss" else WEIGHTS).build(value)
-        except UserError as error:
-            raise ValueError(str(error)) from None
+    _components = field_validator("loss", "weight", mode="before")(by_name)
 
     @property
     def steps(self) -> int:
@@ -62,21 +67,35 @@ class TrainSettings(Record):
 
 
 class PairsSettings(BaseModel):
-    """How reflow pairs are drawn from a flow (Liu 2022, algorithm 1)."""
+    """How reflow pairs are drawn from a flow (Liu 2022, algorithm 1), and how the next round or a student learns from them.
+
+    `times` and `loss`, where given, take the place of the first round's own (Lee 2024: u-shaped, pseudo-Huber).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     n: PositiveInt = 20_000
     solver: Solver
+    steps: PositiveInt | None = None  # of a fixed-step solver
+    inverted: float = Field(0.0, ge=0, lt=1)  # share of pairs that are data, solved backward (Lee 2024, section 3.3)
+    init: Literal["scratch", "previous"] = "scratch"  # from where the weights start
+    times: TimeLaw | None = None
+    loss: Loss | None = None
+
+    _components = field_validator("times", "loss", mode="before")(by_name)
 
 
 class FlowSpec(Spec):
-    """One flow and the training that makes it. `pairs` is set from the first reflow round on."""
+    """One flow and the training that makes it. `pairs` is set from the first reflow round on, and for students.
+
+    A student (`distilled` = k > 0) learns the pairs of the flow of its own round, to be solved in k Euler steps.
+    """
 
     stage = "train"
     shaping = frozenset(
         {"data", "source", "path", "coupling", "prediction", "times", "model", "train", "seed", "reflow", "pairs"}
-    )
+    ) | {"distilled", "init"}
+    unchanged = {"distilled": 0, "init": "scratch"}
 
     data: Data
     source: Data
@@ -88,18 +107,28 @@ class FlowSpec(Spec):
     train: TrainSettings
     seed: int
     reflow: NonNegativeInt = 0
+    distilled: NonNegativeInt = 0
     pairs: PairsSpec | None = None
+    init: Literal["scratch", "previous"] = "scratch"
+
+    @property
+    def teacher(self) -> FlowSpec | None:
+        """The flow that drew the pairs."""
+        return None if self.pairs is None else self.pairs.flow
 
 
 class PairsSpec(Spec):
-    """Pairs (z0, z1): z1 the end of the flow's own solve from z0."""
+    """Pairs (z0, z1): z1 the end of the flow's own solve from z0, or z0 that of data z1 solved backward."""
 
     stage = "pairs"
-    shaping = frozenset({"flow", "n", "solver"})
+    shaping = frozenset({"flow", "n", "solver", "steps", "inverted"})
+    unchanged = {"steps": None, "inverted": 0.0}
 
     flow: FlowSpec
     n: PositiveInt = 20_000
     solver: Solver
+    steps: PositiveInt | None = None
+    inverted: float = 0.0
 
 
 FlowSpec.model_rebuild()
@@ -125,7 +154,7 @@ def parametrisation(spec: FlowSpec, data_std: float) -> Parametrisation:
     return Parametrisation(spec.path, spec.prediction, data_std)
 
 
-def velocity_field(spec: FlowSpec, weights: dict[str, Tensor] | None, device: str = "cpu") -> Field:
+def velocity_field(spec: FlowSpec, weights: dict[str, Tensor] | None, device: str = "cpu") -> VelocityField:
     """The field of a flow: its network with these weights, or its oracle when the model needs none."""
     if not spec.model.trained:
         return spec.model.field(spec.path, spec.coupling, spec.source, spec.data)

@@ -27,14 +27,19 @@ Pairs = tuple[Tensor, Tensor]
 
 
 class MeasureSpec(Spec):
-    """One row: a metric of a cell. For metrics of the flow itself the cell is the reference solve."""
+    """One row: a metric of a cell. For metrics of the flow itself the cell is the reference solve.
+
+    `teacher` is the reference solve of the flow that drew the pairs, where the metric asks for it.
+    """
 
     stage = "measure"
-    shaping = frozenset({"cell", "reference", "metric"})
+    shaping = frozenset({"cell", "reference", "metric", "teacher"})
+    unchanged = {"teacher": None}
 
     cell: SampleSpec | ReferenceSpec
     reference: ReferenceSpec
     metric: Metric
+    teacher: ReferenceSpec | None = None
 
 
 class PairingSpec(Spec):
@@ -85,6 +90,7 @@ def evidence(
     field: Field,
     steps: int,
     pairs: Pairs | None = None,
+    teacher: Geometry | None = None,
 ) -> Evidence:
     """What a metric may look at in this cell. `steps` are those of the reference solve, `pairs` the flow's reflow pairs."""
     flow = cell.flow
@@ -99,6 +105,7 @@ def evidence(
         generated=generated,
         geometry=geometry,
         resources=resources,
+        teacher=teacher,
         velocity=field,
         oracle=exact_field(flow),
         source_log_density=start_log_density(flow),

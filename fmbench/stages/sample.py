@@ -20,8 +20,8 @@ from ..metrics.base import Geometry, Resources
 from ..randomness import stream
 from ..solvers.base import Solver
 from ..solvers.fourth_order import RK4
-from ..solvers.grids import Grid
-from .flow import FlowSpec
+from ..solvers.grids import Grid, UniformGrid
+from .flow import FlowSpec, PairsSpec
 from .memory import PeakMemory
 
 PILOT = 512  # samples that decide how fine the reference solve must be
@@ -234,17 +234,28 @@ def _solve(field: Field, path: Path, x: Tensor, steps: int) -> _Solved:
     return _Solved(x, start_velocity, energy, straightness, length, torch.stack(states))
 
 
-def pairs_from(
-    field: Field, path: Path, source: Data, n: int, solver: Solver, seed: int, batch: int, device: str
-) -> tuple[Tensor, Tensor]:
-    """Reflow pairs (z0, z1) `(n, *shape)` each, from noise that no evaluation uses; the path starts at its source."""
-    z0 = stream(lambda count, rng: source.draw(count, rng)[0], 0, n, "pairs", seed)
-    times = torch.tensor([0.0, path.end_time], dtype=torch.float64, device=device)
-    with torch.inference_mode():
-        ends = [
-            solver.integrate(Velocity(field, path=path), part.to(device), times).x.cpu() for part in z0.split(batch)
-        ]
-    return z0, require_finite(torch.cat(ends), "drawing pairs")
+@torch.inference_mode()
+def pairs_from(spec: PairsSpec, field: Field, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """Reflow pairs (z0, z1) `(n, *shape)` each, from noise and data that no evaluation uses.
+
+    The first (1 − inverted) n are solved forward from the source, the others backward from the data.
+    """
+    flow, seed = spec.flow, spec.flow.seed
+    grid = UniformGrid().times(spec.steps or 1, flow.path.end_time).to(device)
+    backward = round(spec.inverted * spec.n)
+
+    def solved(x: Tensor, times: Tensor) -> Tensor:
+        parts = x.split(16 * flow.train.batch)
+        return torch.cat(
+            [spec.solver.integrate(Velocity(field, path=flow.path), part.to(device), times).x.cpu() for part in parts]
+        )
+
+    z0 = stream(lambda n, rng: flow.source.draw(n, rng)[0], 0, spec.n - backward, "pairs", seed)
+    z1 = solved(z0, grid)
+    if backward:
+        x1 = stream(lambda n, rng: flow.data.draw(n, rng)[0], 0, backward, "inverted pairs", seed)
+        z0, z1 = torch.cat([z0, solved(x1, grid.flip(0))]), torch.cat([z1, x1])
+    return require_finite(z0, "drawing pairs"), require_finite(z1, "drawing pairs")
 
 
 def _synchronise(device: str) -> None:

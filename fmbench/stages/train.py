@@ -90,6 +90,7 @@ def train(
     *,
     device: str = "cpu",
     pairs: Sequence[tuple[Tensor, Tensor] | None] | None = None,
+    initial: Sequence[dict[str, Tensor]] | None = None,
     states: Sequence[State | None] | None = None,
     checkpoint: Callable[[int, list[State]], None] | None = None,
     progress: Callable[[int], None] = lambda samples: None,
@@ -99,6 +100,7 @@ def train(
     Args:
         specs: one a seed; several only where `seeds_at_once` allows it.
         pairs: for reflow rounds, each seed's fixed pairs (z0, z1), `(n, *shape)` each.
+        initial: each seed's weights to start from, by parameter name; freshly drawn ones when None.
         states: where to go on, as `checkpoint` received it; all of the same step.
         checkpoint: called every few seconds with the step and each seed's state.
         progress: called with the samples seen since the last call, summed over seeds.
@@ -110,7 +112,11 @@ def train(
     stack, batch, steps = len(specs), settings.batch, settings.steps
     if stack > 1 and batch % ALIGNMENT:
         raise ValueError(f"flows with train.batch = {batch}, no multiple of {ALIGNMENT}, are trained one by one")
-    network = first.model.network(first.data.shape, [s.seed for s in specs]).to(device).train()
+    network = first.model.network(first.data.shape, [s.seed for s in specs])
+    if initial is not None:
+        stacked = {name: [w[name] for w in initial] for name in initial[0]}
+        network.load_state_dict({name: torch.cat(w) if stack > 1 else w[0] for name, w in stacked.items()})
+    network = network.to(device).train()
     packed = PackedParameters(network, stack)
     average = packed.flat.clone()
     optimiser = torch.optim.AdamW([packed.flat], lr=settings.lr, weight_decay=settings.weight_decay, fused=True)

@@ -23,7 +23,8 @@ RECTIFIED = PATHS.build("rectified")
 @pytest.mark.parametrize("name", TIMES.names())
 @pytest.mark.parametrize("path", PATHS.names())
 def test_every_law_draws_times_of_the_path_from_its_generator_alone(name: str, path: str) -> None:
-    law, state, along = TIMES.build(name), torch.get_rng_state(), PATHS.build(path)
+    law = TIMES.build({"name": name, "k": 4} if name == "steps" else name)  # one step begins at 0, whatever is drawn
+    state, along = torch.get_rng_state(), PATHS.build(path)
     if name == "edm" and not along.affine:
         with pytest.raises(UserError, match=f"flow.times = 'edm': path '{path}' is a bridge and has no noise level"):
             law.check(along)
@@ -40,7 +41,7 @@ def test_every_law_draws_times_of_the_path_from_its_generator_alone(name: str, p
     assert TIMES.build(law.spec()) == law
 
 
-@pytest.mark.parametrize("name", [name for name in TIMES.names() if name != "edm"])
+@pytest.mark.parametrize("name", [name for name in TIMES.names() if name not in ("edm", "steps")])
 def test_quantiles_rise_from_0_to_1(name: str) -> None:
     u = torch.linspace(0, 1, 1001, dtype=torch.float64)
     t = TIMES.build(name).quantile(u)
@@ -116,3 +117,11 @@ def test_parameters_that_make_no_law_are_refused() -> None:
     for law in ({"name": "mode", "s": 1.8}, {"name": "mode", "s": -1.1}, {"name": "u-shaped", "a": 0}):
         with pytest.raises(UserError, match=r"s = 1\.8|s = -1\.1|a = 0"):
             TIMES.build(law)
+
+
+def test_a_student_is_asked_where_its_steps_begin_and_nowhere_else() -> None:
+    t = TIMES.build({"name": "steps", "k": 4}).draw(4000, generator("steps"), RECTIFIED)
+    values, counts = t.unique(return_counts=True)
+    assert values.tolist() == [0, 0.25, 0.5, 0.75]
+    assert (counts - 1000).abs().max() < 5 * math.sqrt(4000 * 0.25 * 0.75)
+    assert TIMES.build("steps").quantile(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)).tolist() == [0, 0, 0]

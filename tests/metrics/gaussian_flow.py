@@ -63,6 +63,7 @@ class GaussianFlow:
             "path": Rectified(),
             "generated": geometry.z1.float(),
             "geometry": geometry,
+            "teacher": self.geometry(n, seed + 1),
             "resources": Resources(nfe=8, seconds=(0.5, 0.7), peak_memory_mb=12.0),
             "velocity": self.velocity,
             "oracle": self.velocity,

@@ -18,10 +18,11 @@ from fmbench.errors import BudgetExceeded, Diverged
 from fmbench.flow import PATHS, Path
 from fmbench.flow.velocity import Velocity
 from fmbench.metrics.geometry import broken_identity
+from fmbench.randomness import stream
 from fmbench.solvers import GRIDS, SOLVERS
 from fmbench.solvers.fourth_order import RK4
 from fmbench.stages import sample as sampling
-from fmbench.stages.flow import velocity_field
+from fmbench.stages.flow import FlowSpec, PairsSpec, velocity_field
 from fmbench.stages.sample import (
     Reference,
     ReferenceSpec,
@@ -278,18 +279,35 @@ def test_a_field_without_numbers_has_no_reference() -> None:
 # -- pairs --
 
 
+def pairs_of(flow: FlowSpec, n: int, **changes: Any) -> PairsSpec:
+    solver = SOLVERS.build({"name": "dopri5", "rtol": 1e-6, "atol": 1e-6})
+    return PairsSpec(**{"flow": flow, "n": n, "solver": solver, **changes})
+
+
 def test_pairs() -> None:
-    spec, solver = gaussian(), SOLVERS.build({"name": "dopri5", "rtol": 1e-6, "atol": 1e-6})
+    spec = gaussian()
     field = velocity_field(spec, None)
-    z0, z1 = pairs_from(field, spec.path, spec.source, 200, solver, seed=1, batch=64, device="cpu")
+    z0, z1 = pairs_from(pairs_of(spec, 200), field)
     assert torch.allclose(z1, torch.tensor(MEAN) + torch.tensor(STD) * z0, atol=1e-4)
-    fewer = pairs_from(field, spec.path, spec.source, 50, solver, seed=1, batch=50, device="cpu")
+    fewer = pairs_from(pairs_of(spec, 50), field)
     assert torch.equal(fewer[0], z0[:50])
     assert torch.allclose(fewer[1], z1[:50], atol=1e-4)
-    other = pairs_from(field, spec.path, spec.source, 50, solver, seed=2, batch=50, device="cpu")
+    other = pairs_from(pairs_of(spec.model_copy(update={"seed": 2}), 50), field)
     assert not torch.equal(other[0], z0[:50])
-    for seed in (1, 2):
+    for seed in (0, 2):
         evaluated = noise(spec.source, 0, 200, seed)
         assert not (evaluated[:, None] == z0).all(2).any(), "an evaluation sees the noise that training used"
     with pytest.raises(Diverged, match="drawing pairs"):
-        pairs_from(lambda t, x: x * math.inf, spec.path, spec.source, 5, RK4(), seed=1, batch=5, device="cpu")
+        pairs_from(pairs_of(spec, 5, solver=RK4(), steps=4), lambda t, x: x * math.inf)
+
+
+def test_inverted_pairs_end_in_data_and_lie_on_the_same_map() -> None:
+    spec = gaussian()
+    field = velocity_field(spec, None)
+    z0, z1 = pairs_from(pairs_of(spec, 200, inverted=0.3, solver=RK4(), steps=50), field)
+    assert z0.shape == z1.shape == (200, 3)
+    assert torch.allclose(z1, torch.tensor(MEAN) + torch.tensor(STD) * z0, atol=1e-4)
+    forward, _ = pairs_from(pairs_of(spec, 200, solver=RK4(), steps=50), field)
+    assert torch.equal(z0[:140], forward[:140])
+    data = stream(lambda n, rng: spec.data.draw(n, rng)[0], 0, 60, "inverted pairs", spec.seed)
+    assert torch.equal(z1[140:], data)

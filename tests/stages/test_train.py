@@ -249,6 +249,16 @@ def test_without_average_the_last_weights_count(saved: dict[int, list[training.S
     assert torch.equal(flat, saved[70][0]["parameters"][: len(flat)])
 
 
+@pytest.mark.parametrize("seeds", [[3], [3, 4]])
+def test_training_goes_on_from_the_weights_given(seeds: list[int]) -> None:
+    flows = [flow(seed=seed, samples=64, ema_samples=0, lr=1e-9) for seed in seeds]
+    given = [t.weights for t in train([flow(seed=s + 10, samples=640) for s in seeds]) if isinstance(t, Trained)]
+    for start, outcome in zip(given, train(flows, initial=given), strict=True):
+        assert isinstance(outcome, Trained)
+        assert set(outcome.weights) == set(start)
+        assert all(torch.allclose(outcome.weights[name], start[name], atol=1e-7) for name in start)
+
+
 def test_clipping_and_weight_decay_are_heard() -> None:
     plain = only(train([flow()]))
     assert not same(plain, only(train([flow(clip=1e-3)])))

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from gaussian_flow import GaussianFlow
+from torch import Tensor
+
+from fmbench.errors import Skip
+from fmbench.metrics import METRICS, Evidence, Geometry
+
+FLOW = GaussianFlow((1.0, -0.5), (0.5, 2.0))
+METRIC = METRICS.build({"name": "pair_memorisation", "n": 400})
+
+
+def evidence(n: int = 400, gap: float = 0.0, **changes: object) -> Evidence:
+    """A reflow round of the Gaussian flow whose pairs are straight; its velocity is off by `gap` on fresh pairs alone."""
+    teacher = FLOW.geometry(n, seed=1)
+    own = FLOW.geometry(n, seed=2)
+    mean, std = torch.tensor(FLOW.mean), torch.tensor(FLOW.std)
+    fresh = teacher.z0.float()
+
+    def velocity(t: Tensor, x: Tensor) -> Tensor:
+        scale = 1 - t[:, None].float() + t[:, None].float() * std
+        z0 = (x - t[:, None].float() * mean) / scale  # the start of the straight line through x
+        known = (z0[:, None] - fresh).abs().amax(2).amin(1) < 1e-3
+        return mean + (std - 1) * z0 + gap * known[:, None]
+
+    pairs = {"teacher": teacher, "coupled": lambda k: (own.z0[:k], own.z1[:k]), "velocity": velocity}
+    return FLOW.evidence(n, **{**pairs, **changes})
+
+
+def test_a_field_that_knows_no_pair_better_has_none() -> None:
+    found = METRIC.measure(evidence())
+    assert abs(found.value) < 1e-6
+    assert found.n == 400
+
+
+def test_the_gap_is_measured_exactly() -> None:
+    found = METRIC.measure(evidence(gap=0.5))
+    assert found.value == pytest.approx(2 * 0.5**2, abs=0.02), "two dimensions, each off by a half on fresh pairs"
+
+
+def test_a_twin_that_forgets_fresh_pairs_is_noticed() -> None:
+    """Held against the training pairs twice, the metric would be blind to memorisation."""
+    seen = evidence(gap=0.5)
+    x0, x1 = seen.coupled(400)
+    zero = torch.zeros(400, dtype=torch.float64)
+    blind = dataclasses.replace(seen, teacher=Geometry(x0, x1, x0, zero, zero, zero, error=0.0))
+    assert abs(METRIC.measure(blind).value) < 1e-6
+
+
+def test_the_first_round_has_nothing_to_memorise() -> None:
+    with pytest.raises(Skip, match="the first round has no fixed pairs"):
+        METRIC.measure(evidence(teacher=None))
