@@ -385,8 +385,8 @@ JUNK = st.recursive(
 )  # fmt: skip
 PLACES = ["suite", "title", "tier", "data", "source", "tasks", "flow", "flow.path", "flow.coupling", "flow.model", "flow.seed",
           "flow.times", "flow.prediction", "flow.reflow", "flow.exclude", "train", "train.lr", "train.samples", "train.batch",
-          "train.clip", "train.loss", "train.weight", "pairs", "pairs.solver", "pairs.n", "sample", "sample.n", "sample.seed", "sample.solvers",
-          "sample.solvers.0", "sample.solvers.0.nfe", "sample.reference", "metrics", "metrics.0", "claims", "other"]  # fmt: skip
+          "train.clip", "train.loss", "train.weight", "pairs", "pairs.solver", "pairs.n", "sample", "sample.n", "sample.seed",
+          "sample.solvers", "sample.solvers.0", "sample.solvers.0.nfe", "sample.reference", "metrics", "metrics.0", "claims", "other"]  # fmt: skip
 
 
 @given(st.sampled_from(PLACES), JUNK)
