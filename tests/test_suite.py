@@ -386,7 +386,8 @@ JUNK = st.recursive(
 PLACES = ["suite", "title", "tier", "data", "source", "tasks", "flow", "flow.path", "flow.coupling", "flow.model", "flow.seed",
           "flow.times", "flow.prediction", "flow.reflow", "flow.exclude", "train", "train.lr", "train.samples", "train.batch",
           "train.clip", "train.loss", "train.weight", "pairs", "pairs.solver", "pairs.n", "sample", "sample.n", "sample.seed",
-          "sample.solvers", "sample.solvers.0", "sample.solvers.0.nfe", "sample.reference", "metrics", "metrics.0", "claims", "other"]  # fmt: skip
+          "sample.solvers", "sample.solvers.0", "sample.solvers.0.nfe", "sample.reference", "metrics", "metrics.0",
+          "claims", "other"]  # fmt: skip
 
 
 @given(st.sampled_from(PLACES), JUNK)
