@@ -117,7 +117,9 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("flow.seed=[-1]", ["flow.seed.0 = -1", "0"]),
     ("flow.seed=100000000000000000000", ["flow.seed.0", "less than"]),
     ("flow.prediction=velocty", ["flow.prediction", "'velocty'", "'velocity'"]),
+    ("flow.prediction=[velocity, noise]", ["flow.prediction.1 = 'noise'", "'epsilon'", "'score'"]),
     ("flow.times=unifrom", ["flow.times", "'uniform'"]),
+    ("flow.times={name: mode, s: 9}", ["flow.times", "s = 9", "1.75"]),
     ("flow.model={name: mlp, widht: 3}", ["flow.model", "'widht'", "'width'"]),
     ("flow.model={name: mlp, width: 0}", ["flow.model", "width = 0", "greater than 0"]),
     ("flow.model={name: mlp, 3: 4}", ["flow.model", "strings"]),
@@ -129,6 +131,9 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("flow.exclude=[{paht: ve}]", ["'paht'", "'path'", "coupling"]),
     ("flow.exclude=[{path: vee}]", ["path to exclude 'vee'", "rectified"]),
     ("flow.exclude=[{path: rectified}]", ["flow.exclude", "every flow"]),
+    ("train.loss=mes", ["train.loss = 'mes'", "'mse'", "pseudo-huber"]),
+    ("train.loss={name: pseudo-huber, c: 0}", ["train.loss", "c = 0", "greater than 0"]),
+    ("train.weight=snr", ["train.weight = 'snr'", "'min-snr'", "velocity"]),
     ("train.lr=0", ["train.lr = 0", "greater than 0"]),
     ("train.lr=fast", ["train.lr = 'fast'", "number"]),
     ("train.lr=.inf", ["train.lr = inf", "finite"]),
@@ -355,10 +360,13 @@ def suites(draw: st.DrawFn) -> dict[str, Any]:
         "flow": {
             "path": draw(some(["rectified", "fm-ot", {"name": "fm-ot", "sigma_min": 0.1}, {"name": "ve", "sigma_max": 9}])),
             "coupling": draw(some(["independent", "minibatch-ot", {"name": "minibatch-ot", "batch": 32}])),
+            "times": draw(some(["uniform", "logit-normal", {"name": "mode", "s": 0.5}])),
             "model": {"name": "mlp", "width": draw(st.lists(st.integers(1, 99), min_size=1, max_size=2, unique=True))},
             "seed": draw(st.sampled_from([seeds, seeds[0]])),
         },
-        "train": {"lr": draw(st.floats(1e-6, 1)), "batch": 64, "clip": draw(st.none() | st.floats(0.1, 9))},
+        "train": {"lr": draw(st.floats(1e-6, 1)), "batch": 64, "clip": draw(st.none() | st.floats(0.1, 9)),
+                  "loss": draw(st.sampled_from(["mse", {"name": "pseudo-huber", "c": 0.1}])),
+                  "weight": draw(st.sampled_from(["uniform", "velocity"]))},
         "sample": {"n": draw(st.integers(1, 500)), "solvers": [*solvers, *draw(st.sampled_from(ADAPTIVE))]},
         "metrics": draw(some(["sliced_w2", "nfe", "transport_cost", {"name": "mmd"}, "straightness", "seconds"])),
     }  # fmt: skip
@@ -387,8 +395,9 @@ JUNK = st.recursive(
 )  # fmt: skip
 PLACES = ["suite", "title", "tier", "data", "source", "tasks", "flow", "flow.path", "flow.coupling", "flow.model", "flow.seed",
           "flow.times", "flow.prediction", "flow.reflow", "flow.exclude", "train", "train.lr", "train.samples", "train.batch",
-          "train.clip", "pairs", "pairs.solver", "pairs.n", "sample", "sample.n", "sample.seed", "sample.solvers",
-          "sample.solvers.0", "sample.solvers.0.nfe", "sample.reference", "metrics", "metrics.0", "claims", "other"]  # fmt: skip
+          "train.clip", "train.loss", "train.weight", "pairs", "pairs.solver", "pairs.n", "sample", "sample.n", "sample.seed",
+          "sample.solvers", "sample.solvers.0", "sample.solvers.0.nfe", "sample.reference", "metrics", "metrics.0",
+          "claims", "other"]  # fmt: skip
 
 
 @given(st.sampled_from(PLACES), JUNK)

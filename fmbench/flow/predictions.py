@@ -30,6 +30,11 @@ STIFFEST = 20.0
 vanish; that from data at the rate σ̇/σ, which diverges at t = 1. There the network's error is magnified without bound and no
 explicit step is short enough. The field therefore asks the network at no time where the rate exceeds 1/ε = 20, and holds the
 time still beyond, v(t, x) = v(t_ε, x): on `rectified` for t < 0.05 (noise, score) or t > 0.95 (data). Training sees all times.
+
+Measured on moons (mlp of width 64, rectified, noise predicted, W2 after 4 / 16 / 64 Euler steps, floor 0.42): 0.70 / 0.48 /
+0.47 at 10, 0.82 / 0.50 / 0.48 at 20, 1.04 / 0.49 / 0.47 at 50, 2.2 / 1.2 / 0.6 at 200. Data predicted, Heun with 8 calls: 0.55,
+0.57, 0.69, 3.6. Smaller is steadier but biased: an exact field held still from t = 0.95 narrows a mode of width 0.1 by 10 %,
+from 0.9 by 19 %. No key knows this number: who changes it raises the version of the stage `train` (`FlowSpec`).
 """
 
 
@@ -62,22 +67,18 @@ def check(prediction: Prediction, path: Path, coupling: Coupling, source: str, r
     """Raises `UserError` where what is predicted does not determine the velocity."""
     if prediction == "velocity":
         return
-    broken = (
-        f"path '{path.label()}' is a bridge"
-        if not path.affine
-        else f"coupling '{coupling.label()}' is not independent"
-        if coupling.name != "independent"
-        else f"the pairs of reflow = {reflow} are not independent"
-        if reflow
-        else f"source '{source}' is not normal"
-        if source != "normal"
-        else ""
-    )
-    if broken:
-        raise UserError(
-            f"flow.prediction = '{prediction}': {broken}, so that it does not determine the velocity. Use prediction "
-            "'velocity', or independent coupling, a normal source, an affine path and no reflow."
-        )
+    reasons = [
+        (not path.affine, f"path '{path.label()}' is a bridge"),
+        (coupling.name != "independent", f"coupling '{coupling.label()}' is not independent"),
+        (reflow > 0, f"the pairs of reflow = {reflow} are not independent"),
+        (source != "normal", f"source '{source}' is not normal"),
+    ]
+    for holds, reason in reasons:
+        if holds:
+            raise UserError(
+                f"flow.prediction = '{prediction}': {reason}, so that it does not determine the velocity. Use prediction "
+                "'velocity', or independent coupling, a normal source, an affine path and no reflow."
+            )
 
 
 class Parametrisation:
