@@ -29,6 +29,7 @@ METRICS: Registry[Metric] = Registry(
         "coupling_milliseconds": "fmbench.metrics.coupling:CouplingMilliseconds",
         "coupling_label_skew": "fmbench.metrics.coupling:LabelSkew",
         "solver_error": "fmbench.metrics.cost:SolverError",
+        "solver_error_worst": "fmbench.metrics.cost:WorstSolverError",
         "nfe": "fmbench.metrics.cost:NFE",
         "seconds": "fmbench.metrics.cost:Seconds",
         "samples_per_second": "fmbench.metrics.cost:SamplesPerSecond",
