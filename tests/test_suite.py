@@ -332,6 +332,9 @@ def some(values: list[Any]) -> st.SearchStrategy[list[Any]]:
     return st.lists(st.sampled_from(values), min_size=1, max_size=3, unique_by=str)
 
 
+ADAPTIVE = [[], ["dopri5"], [{"name": "dopri5", "per_sample": [True, False], "batch": [8, 9]}]]
+
+
 @st.composite
 def suites(draw: st.DrawFn) -> dict[str, Any]:
     """Mappings that are valid suites."""
@@ -357,7 +360,7 @@ def suites(draw: st.DrawFn) -> dict[str, Any]:
             "seed": draw(st.sampled_from([seeds, seeds[0]])),
         },
         "train": {"lr": draw(st.floats(1e-6, 1)), "batch": 64, "clip": draw(st.none() | st.floats(0.1, 9))},
-        "sample": {"n": draw(st.integers(1, 500)), "solvers": [*solvers, *draw(st.sampled_from([[], ["dopri5"], [{"name": "dopri5", "per_sample": [True, False], "batch": [8, 9]}]]))]},
+        "sample": {"n": draw(st.integers(1, 500)), "solvers": [*solvers, *draw(st.sampled_from(ADAPTIVE))]},
         "metrics": draw(some(["sliced_w2", "nfe", "transport_cost", {"name": "mmd"}, "straightness", "seconds"])),
     }  # fmt: skip
 
