@@ -234,6 +234,8 @@ def _check(flow: FlowSpec) -> None:
     predictions.check(flow.prediction, flow.path, flow.coupling, flow.source.name, flow.reflow or flow.distilled)
     flow.coupling.check(flow.source, flow.data)
     flow.model.check(flow.path, flow.coupling, flow.source, flow.data)
+    if flow.pairs is not None:
+        flow.pairs.solver.check(flow.path)
     if flow.model.trained:
         steps_in_advance(flow.train.batch, math.prod(flow.data.shape), flow.coupling)
     elif flow.pairs is not None:

@@ -146,6 +146,7 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("suite=../up", ["suite = '../up'"]),
     ("sample.n=0", ["sample.n = 0"]),
     ("sample.solvers=[]", ["sample.solvers", "at least one"]),
+    ("flow.reflow=1000000000", ["flow.reflow", "less than or equal to 100"]),
     ("sample.solvers=[eulr]", ["sample.solvers", "'eulr'", "'euler'", "dopri5"]),
     ("sample.solvers=[euler]", ["sample.solvers", "'euler'", "nfe"]),
     ("sample.solvers=[{name: euler, nfe: 2, steps: 2}]", ["sample.solvers", "either nfe"]),

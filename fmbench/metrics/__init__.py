@@ -29,6 +29,7 @@ METRICS: Registry[Metric] = Registry(
         "coupling_milliseconds": "fmbench.metrics.coupling:CouplingMilliseconds",
         "coupling_label_skew": "fmbench.metrics.coupling:LabelSkew",
         "solver_error": "fmbench.metrics.cost:SolverError",
+        "solver_error_worst": "fmbench.metrics.cost:WorstSolverError",
         "pair_memorisation": "fmbench.metrics.memorisation:PairMemorisation",
         "nfe": "fmbench.metrics.cost:NFE",
         "seconds": "fmbench.metrics.cost:Seconds",

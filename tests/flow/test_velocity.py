@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fmbench.errors import BudgetExceeded, Diverged
-from fmbench.flow.velocity import Velocity, require_finite
+from fmbench.flow.velocity import Velocity, count_vjps, require_finite
 
 
 def test_counts_and_holds_to_its_budget() -> None:
@@ -29,8 +29,22 @@ def test_counts_and_holds_to_its_budget() -> None:
 
 def test_a_guided_evaluation_costs_two() -> None:
     velocity = Velocity(lambda t, x: x, calls_per_evaluation=2)
-    velocity(torch.tensor(0.0), torch.ones(1))
-    assert velocity.nfe == 2
+    velocity(torch.tensor(0.0), torch.ones(3, 1))
+    assert (velocity.nfe, velocity.evaluations) == (2, 6)
+
+
+def test_what_leaves_the_batch_is_called_no_more() -> None:
+    velocity, t = Velocity(lambda t, x: x), torch.tensor(0.0)
+    velocity(t, torch.ones(5, 2))
+    velocity(t, torch.ones(2, 2))
+    assert (velocity.nfe, velocity.evaluations) == (2, 7)
+
+
+def test_products_are_counted_where_the_field_counts() -> None:
+    velocity, x = Velocity(lambda t, x: x), torch.ones(4, 2)
+    count_vjps(velocity, x, 3)
+    count_vjps(velocity.field, x)  # a bare function keeps no books
+    assert velocity.vjps == 12
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
+import torch
 from gaussian_flow import GaussianFlow
 
 from fmbench.errors import Skip
@@ -28,6 +30,25 @@ def test_solver_error_of_a_known_offset() -> None:
     right = 0.1 * evidence.geometry.z1.square().mean().sqrt().item()
     assert metric.measure(stretched).value == pytest.approx(right)
     assert 0 < metric.measure(stretched).stderr < 0.2 * right
+
+
+def test_what_the_reference_does_not_resolve_is_in_the_standard_error() -> None:
+    evidence = FLOW.evidence(200)
+    metric = METRICS.build("solver_error")
+    doubtful = replace(evidence.geometry, error=0.05)
+    off = {"generated": evidence.geometry.z1 + 0.3}
+    assert metric.measure(FLOW.evidence(200, geometry=doubtful, **off)).stderr == pytest.approx(0.05, rel=1e-3)
+    unknown = replace(evidence.geometry, error=math.inf)
+    assert metric.measure(FLOW.evidence(200, geometry=unknown, **off)).stderr == math.inf
+
+
+def test_the_worst_sample() -> None:
+    evidence = FLOW.evidence(200)
+    generated = evidence.geometry.z1 + 0.1
+    generated[17] += torch.tensor([0.3, -0.6])
+    estimate = METRICS.build("solver_error_worst").measure(FLOW.evidence(200, generated=generated))
+    assert estimate.value == pytest.approx(math.sqrt((0.4**2 + 0.5**2) / 2), rel=1e-4)
+    assert (estimate.stderr, estimate.n) == (math.inf, 200)
 
 
 def test_times_and_counts() -> None:
