@@ -7,7 +7,7 @@ object is what a suite file says, what a table prints (`label`) and what a cache
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -19,13 +19,16 @@ from .errors import UserError, unknown
 class Component(BaseModel):
     """Base of everything that a suite names. Subclass it, set `name`, declare parameters as annotated fields.
 
-    Every field shapes the result and therefore the cache key; raise `version` when the code changes the result.
+    Every field shapes the result and therefore the cache key; raise `version` when the code changes the result. A field
+    that is added later orphans no stored result: `unchanged` names it with the value, as plain JSON, at which the code
+    computes what it computed before, and at that value the key leaves it out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    unchanged: ClassVar[Mapping[str, Any]] = {}
 
     def parameters(self) -> dict[str, Any]:
         """All parameters as plain JSON values."""
@@ -43,7 +46,12 @@ class Component(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What a cache key must know of this component."""
-        return {"name": self.name, "version": self.version, **self.parameters()}
+        known = {
+            key: value
+            for key, value in self.parameters().items()
+            if key not in self.unchanged or value != self.unchanged[key]
+        }
+        return {"name": self.name, "version": self.version, **known}
 
     def spec(self) -> dict[str, Any]:
         """The suite-file form, from which `Registry.build` makes an equal component."""

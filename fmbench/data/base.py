@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..randomness import generator, stream
 from ..registry import Component
+from .law import MixtureLaw
 
 Split = Literal["train", "test"]
 
@@ -50,8 +51,8 @@ class Data(Component):
         """log p1(x) in nats `(n,)`, float64, where the law is known; else None."""
         return None
 
-    def mixture(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Means `(K, D)`, standard deviations `(K, D)`, weights `(K,)`, float64, of a Gaussian mixture; else None."""
+    def mixture(self) -> MixtureLaw | None:
+        """The law on flattened samples where it is a mixture of Gaussians; else None."""
         return None
 
     def moments(self) -> tuple[float, float]:

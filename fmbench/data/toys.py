@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..randomness import seed_of
 from .base import Data
+from .law import MixtureLaw
 
 LABEL_LENGTH = 40  # a longer label would break tables
 
@@ -35,9 +36,9 @@ class Normal(Data):
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, None]:
         return torch.randn(n, *self.dims, generator=rng), None
 
-    def mixture(self) -> tuple[Tensor, Tensor, Tensor]:
+    def mixture(self) -> MixtureLaw:
         mean = torch.zeros(1, math.prod(self.dims), dtype=torch.float64)
-        return mean, torch.ones_like(mean), torch.ones_like(mean[:, 0])
+        return MixtureLaw(mean, torch.ones_like(mean), torch.ones_like(mean[:, 0]))
 
     def log_density(self, x: Tensor) -> Tensor:
         x = x.double().flatten(1)
@@ -45,40 +46,37 @@ class Normal(Data):
 
 
 class Mixture(Data):
-    """Base of mixtures of axis-aligned Gaussians on vectors. Labels are component numbers."""
+    """Base of mixtures of Gaussians on vectors. Implement `mixture`. Labels are component numbers."""
 
-    def mixture(self) -> tuple[Tensor, Tensor, Tensor]:
+    def mixture(self) -> MixtureLaw:
         raise NotImplementedError
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.mixture()[0].shape[1:])
+        return tuple(self.mixture().means.shape[1:])
 
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        means, stds, weights = self.mixture()
-        k = torch.multinomial(weights, n, replacement=True, generator=rng)
-        noise = torch.randn(n, means.shape[1], generator=rng)
-        return means[k].float() + stds[k].float() * noise, k
+        return self.mixture().draw(n, rng)
 
     def log_density(self, x: Tensor) -> Tensor:
-        means, stds, weights = self.mixture()
-        z = (x.double()[:, None] - means) / stds  # (n, K, D)
-        log_normal = -0.5 * z.square().sum(2) - stds.log().sum(1) - 0.5 * means.shape[1] * math.log(2 * math.pi)
-        return torch.logsumexp(weights.log() + log_normal, dim=1)
+        return self.mixture().log_density(x)
 
 
 class GaussianMixture(Mixture):
-    """A mixture of axis-aligned Gaussians.
+    """A mixture of Gaussians.
 
     Args:
         means: one point a component, all of one dimension.
-        stds: one number for all; or one entry a component, each a number or one number a dimension.
+        stds: of axis-aligned components: one number for all; or one entry a component, each a number or one a dimension.
+        covariances: in place of stds, one full matrix a component, symmetric and positive definite.
         weights: positive, summing to one; equal when left out.
     """
 
     name = "gaussian-mixture"
+    unchanged = {"covariances": None}
     means: tuple[tuple[float, ...], ...] = ((-2.0, 0.0), (2.0, 0.0))
     stds: PositiveFloat | tuple[PositiveFloat | tuple[PositiveFloat, ...], ...] = 0.5
+    covariances: tuple[tuple[tuple[float, ...], ...], ...] | None = None
     weights: tuple[PositiveFloat, ...] | None = None
 
     @model_validator(mode="after")
@@ -102,6 +100,13 @@ class GaussianMixture(Mixture):
                     raise ValueError(
                         f"stds[{k}] has {len(std)} numbers for {dim} dimensions: give one a dimension, or one number"
                     )
+        if self.covariances is not None:
+            if "stds" in self.model_fields_set and self.stds != type(self).model_fields["stds"].default:
+                raise ValueError("give either stds or covariances, not both")
+            if len(self.covariances) != count:
+                raise ValueError(f"{len(self.covariances)} covariances for {count} means: give one matrix a component")
+            for k, matrix in enumerate(self.covariances):
+                _require_covariance(f"covariances[{k}]", matrix, dim)
         if self.weights is not None and len(self.weights) != count:
             raise ValueError(f"{len(self.weights)} weights for {count} means: give one a component, or leave them out")
         if self.weights is not None and abs(sum(self.weights) - 1) > 1e-6:
@@ -115,13 +120,28 @@ class GaussianMixture(Mixture):
             return full
         return f"{self.name}[#{seed_of(full) % 16**6:06x}]"
 
-    def mixture(self) -> tuple[Tensor, Tensor, Tensor]:
+    def mixture(self) -> MixtureLaw:
         means = torch.tensor(self.means, dtype=torch.float64)
         count, dim = means.shape
+        weights = torch.tensor(self.weights or (1.0,) * count, dtype=torch.float64)
+        weights = weights / weights.sum()
+        if self.covariances is not None:
+            return MixtureLaw.of_covariances(means, torch.tensor(self.covariances, dtype=torch.float64), weights)
         stds = self.stds if isinstance(self.stds, tuple) else (self.stds,) * count
         rows = [std if isinstance(std, tuple) else (std,) * dim for std in stds]
-        weights = torch.tensor(self.weights or (1.0,) * count, dtype=torch.float64)
-        return means, torch.tensor(rows, dtype=torch.float64), weights / weights.sum()
+        return MixtureLaw(means, torch.tensor(rows, dtype=torch.float64), weights)
+
+
+def _require_covariance(key: str, rows: tuple[tuple[float, ...], ...], dim: int) -> None:
+    if len(rows) != dim or any(len(row) != dim for row in rows):
+        raise ValueError(f"{key} must be {dim} rows of {dim} numbers, as the means have {dim} dimensions")
+    matrix = torch.tensor(rows, dtype=torch.float64)
+    gap = (matrix - matrix.T).abs().max().item()
+    if gap > 1e-9 * matrix.abs().max().item():
+        i, j = divmod(int((matrix - matrix.T).abs().argmax()), dim)
+        raise ValueError(f"{key} is not symmetric: entry [{i}][{j}] is {rows[i][j]:g}, [{j}][{i}] is {rows[j][i]:g}")
+    if (least := torch.linalg.eigvalsh(matrix)[0].item()) <= 0:
+        raise ValueError(f"{key} is not positive definite: its least eigenvalue is {least:.3g}, it must be above 0")
 
 
 class EightGaussians(Mixture):
@@ -131,10 +151,10 @@ class EightGaussians(Mixture):
     scale: PositiveFloat = 5.0
     std: PositiveFloat = math.sqrt(0.1)
 
-    def mixture(self) -> tuple[Tensor, Tensor, Tensor]:
+    def mixture(self) -> MixtureLaw:
         angle = torch.arange(8, dtype=torch.float64) * (math.pi / 4)
         means = self.scale * torch.stack([angle.cos(), angle.sin()], dim=1)
-        return means, torch.full_like(means, self.std), torch.full_like(angle, 1 / 8)
+        return MixtureLaw(means, torch.full_like(means, self.std), torch.full_like(angle, 1 / 8))
 
 
 class Curve(Data):

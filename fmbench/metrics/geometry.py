@@ -8,23 +8,78 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from ..statistics import Estimate, mean, ratio
-from .base import Evidence, Geometry, Metric, PerSampleMetric, take_up_to
+from . import truth
+from .base import Evidence, Exact, Geometry, Metric, PerSampleMetric, take_up_to
 from .transport import exact_transport
 
 
-class TransportCost(PerSampleMetric):
+class ConvexCost(PerSampleMetric):
+    """E c(Z1 − Z0) of the flow's own coupling. For another convex c derive from this and implement `c`."""
+
+    source = "Liu et al. 2022, theorem 3.5"
+
+    def c(self, displacement: Tensor) -> Tensor:
+        """The cost `(n,)` of displacements `(n, D)`."""
+        raise NotImplementedError
+
+    def per_sample(self, geometry: Geometry) -> Tensor:
+        return self.c(geometry.displacement)
+
+
+class TransportCost(ConvexCost):
     """E‖Z1 − Z0‖² of the flow's own coupling. Lower is cheaper; no less than `w2_squared` up to sampling error."""
 
     name = "transport_cost"
     unit = "data units²"
-    source = "Liu et al. 2022, theorem 3.5, c(x) = ‖x‖²"
 
-    def per_sample(self, geometry: Geometry) -> Tensor:
-        return geometry.displacement.square().sum(1)
+    def c(self, displacement: Tensor) -> Tensor:
+        return displacement.square().sum(1)
+
+    def true_value(self, flow: Exact) -> float | None:
+        return truth.transport_cost(flow)
+
+
+class TransportCostL1(ConvexCost):
+    """E‖Z1 − Z0‖₁ of the flow's own coupling: the cost that few large moves lower most."""
+
+    name = "transport_cost_l1"
+    unit = "data units"
+
+    def c(self, displacement: Tensor) -> Tensor:
+        return displacement.abs().sum(1)
+
+    def true_value(self, flow: Exact) -> float | None:
+        one = truth.gaussian(flow)
+        return None if one is None else one.transport_cost_l1()
+
+
+class TransportCostL2(ConvexCost):
+    """E‖Z1 − Z0‖ of the flow's own coupling, the distance itself."""
+
+    name = "transport_cost_l2"
+    unit = "data units"
+
+    def c(self, displacement: Tensor) -> Tensor:
+        return displacement.norm(dim=1)
+
+    def true_value(self, flow: Exact) -> float | None:
+        one = truth.gaussian(flow)
+        return None if one is None else one.transport_cost_l2()
+
+
+class TransportCostPower(ConvexCost):
+    """E‖Z1 − Z0‖^p of the flow's own coupling, p ≥ 1."""
+
+    name = "transport_cost_power"
+    unit = "data units^p"
+    p: float = Field(1.5, ge=1)
+
+    def c(self, displacement: Tensor) -> Tensor:
+        return displacement.norm(dim=1) ** self.p
 
 
 class Straightness(PerSampleMetric):
@@ -37,6 +92,9 @@ class Straightness(PerSampleMetric):
     def per_sample(self, geometry: Geometry) -> Tensor:
         return geometry.straightness
 
+    def true_value(self, flow: Exact) -> float | None:
+        return truth.straightness(flow)
+
 
 class PathEnergy(PerSampleMetric):
     """∫ E‖v(t, Z_t)‖² dt = transport_cost + straightness; at least W2² (Benamou & Brenier 2000)."""
@@ -47,6 +105,9 @@ class PathEnergy(PerSampleMetric):
 
     def per_sample(self, geometry: Geometry) -> Tensor:
         return geometry.energy
+
+    def true_value(self, flow: Exact) -> float | None:
+        return truth.path_energy(flow)
 
 
 class OneStepError(Metric):
@@ -62,6 +123,10 @@ class OneStepError(Metric):
         step = evidence.end_time * geometry.start_velocity.double().flatten(1)
         return mean((step - geometry.displacement).square().sum(1))
 
+    def true_value(self, flow: Exact) -> float | None:
+        one = truth.gaussian(flow)
+        return None if one is None else one.one_step_error()
+
 
 class StraightnessNormalized(Metric):
     """S / E‖Z1 − Z0‖², a ratio of means: straightness that compares across data sets."""
@@ -74,6 +139,10 @@ class StraightnessNormalized(Metric):
     def measure(self, evidence: Evidence) -> Estimate:
         geometry = evidence.geometry
         return ratio(geometry.straightness, geometry.displacement.square().sum(1))
+
+    def true_value(self, flow: Exact) -> float | None:
+        bend, cost = truth.straightness(flow), truth.transport_cost(flow)
+        return bend / cost if bend is not None and cost else None
 
 
 class PathLengthRatio(Metric):
@@ -90,6 +159,10 @@ class PathLengthRatio(Metric):
     def measure(self, evidence: Evidence) -> Estimate:
         geometry = evidence.geometry
         return ratio(geometry.length, geometry.displacement.norm(dim=1))
+
+    def true_value(self, flow: Exact) -> float | None:
+        one = truth.gaussian(flow)
+        return one.path_length() / one.transport_cost_l2() if one is not None and one.transport_cost_l2() else None
 
 
 class _AgainstTransport(Metric):
@@ -120,6 +193,11 @@ class W2Squared(_AgainstTransport):
     def measure(self, evidence: Evidence) -> Estimate:
         return self.w2_squared(evidence)
 
+    def true_value(self, flow: Exact) -> float | None:
+        """The population's, below the expected measurement by its bias."""
+        one = truth.gaussian(flow)
+        return None if one is None else one.w2_squared()
+
 
 class NPE(_AgainstTransport):
     """Normalised path energy |A − W2²| / W2², A = path_energy: 0 for the dynamic optimal transport.
@@ -138,6 +216,10 @@ class NPE(_AgainstTransport):
         quotient = energy.value / least.value
         stderr = math.hypot(energy.stderr, quotient * least.stderr) / least.value
         return Estimate(abs(quotient - 1), stderr, least.n)
+
+    def true_value(self, flow: Exact) -> float | None:
+        one = truth.gaussian(flow)
+        return abs(one.path_energy() / one.w2_squared() - 1) if one is not None and one.w2_squared() else None
 
 
 def identity_residual(geometry: Geometry, end_time: float = 1.0) -> Estimate:

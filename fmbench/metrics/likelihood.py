@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from pydantic import PositiveInt
@@ -11,21 +14,38 @@ from torch import Tensor
 from ..data.base import Data
 from ..errors import Skip
 from ..flow.velocity import count_vjps
-from ..randomness import generator
+from ..randomness import generator, stream
 from ..statistics import Estimate, mean
-from .base import Evidence, Field, Metric, take_up_to
+from . import truth
+from .base import Evidence, Exact, Field, Metric, take_up_to
 
-EXACT_DIMENSIONS = 64  # the exact divergence costs D backward passes
+EXACT_DIMENSIONS = 64  # `auto` takes the exact divergence, which costs D backward passes, up to here
 CHUNK = 1024  # samples solved at once
+
+Divergence = Callable[[Field, Tensor, Tensor], tuple[Tensor, Tensor]]  # v, t, x to v(t, x) and div v(t, x) `(n,)`
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """log p1 of n held-out samples, and what it took."""
+
+    log_density: Tensor  # (n,) float64
+    calls: int  # of the field, for each sample
+    vjps: int  # vector-Jacobian products, for each sample
 
 
 class NLL(Metric):
     """−E log p1(x) in nats over held-out x; p1 is the law that the flow gives its source at the end time T.
 
     log p1(x) = log p0(Z_0) − ∫₀ᵀ div v(t, Z_t) dt along the path that ends in x: solved backward by classical RK4 on
-    `steps` steps of the reference solve's grid (as many as it took when None), with the exact divergence, for D ≤ 64.
-    `n` held-out samples: as many as were generated when None; a finite split with fewer gives all. The standard error
-    is over data.
+    `steps` steps of the reference solve's grid (as many as it took when None).
+    `n` held-out samples: as many as were generated when None; a finite split with fewer gives all.
+
+    `divergence`: `exact` (D vector-Jacobian products a call), `hutchinson` (`probes` of them: the mean of e·∂v/∂x e over
+    probes e of zero mean and unit covariance, `rademacher` or `gaussian`), or `auto`, exact for D ≤ 64. Each sample has
+    probes of its own, drawn from the evaluation's seed and fixed along its whole path: the estimate is unbiased for the
+    discretised integral, and the spread over samples, from which the standard error is taken, holds both the data's
+    variation and the probes', whatever their number.
 
     Images of L grey levels in [−1, 1] are dequantised: x + w (u − ½), w = 2 / (L − 1) the width of one level and u
     uniform from a generator of its own, so that the density is finite. Bits per dimension are nll / (D ln 2) − log2 w.
@@ -35,22 +55,51 @@ class NLL(Metric):
     unit = "nats"
     scope = "flow"
     source = "Chen et al. 2018, theorem 1; Grathwohl et al. 2019"
+    unchanged = {"divergence": "auto", "probes": 1, "noise": "rademacher"}
     n: PositiveInt | None = None
     steps: PositiveInt | None = None
+    divergence: Literal["auto", "exact", "hutchinson"] = "auto"
+    probes: PositiveInt = 1
+    noise: Literal["rademacher", "gaussian"] = "rademacher"
 
     def measure(self, evidence: Evidence) -> Estimate:
-        if evidence.velocity is None or evidence.source_log_density is None:
+        return mean(-self.likelihood(evidence).log_density)
+
+    def likelihood(self, evidence: Evidence) -> Likelihood:
+        """The log densities behind the mean, in the order of the held-out samples.
+
+        Raises:
+            Skip: the flow's velocity or the density of its source is not known.
+        """
+        velocity, source = evidence.velocity, evidence.source_log_density
+        if velocity is None or source is None:
             raise Skip("nll needs the flow's velocity and the density of its source")
         x = held_out(evidence.data, self.n or len(evidence.generated), evidence.seed).to(evidence.generated.device)
-        if x[0].numel() > EXACT_DIMENSIONS:
-            raise Skip(f"nll computes the exact divergence for D <= {EXACT_DIMENSIONS}, here D = {x[0].numel()}")
         steps = self.steps or evidence.reference_steps
         grid = evidence.reference_grid or (lambda k: torch.linspace(0, evidence.end_time, k + 1, dtype=torch.float64))
-        log_density = [
-            evidence.source_log_density(z0).double() - divergence
-            for z0, divergence in (backward(evidence.velocity, part, grid(steps)) for part in x.split(CHUNK))
-        ]
-        return mean(-torch.cat(log_density))
+        d = x[0].numel()
+        exact = self.divergence == "exact" or (self.divergence == "auto" and d <= EXACT_DIMENSIONS)
+        probes = None if exact else self.draw_probes(x.shape, evidence.seed).to(x.device)
+        log_density = []
+        for i in range(0, len(x), CHUNK):
+            estimate = divergence_of if probes is None else hutchinson(probes[i : i + CHUNK])
+            z0, divergence = backward(velocity, x[i : i + CHUNK], grid(steps), estimate)
+            log_density.append(source(z0).double() - divergence)
+        return Likelihood(torch.cat(log_density), 4 * steps, 4 * steps * (d if exact else self.probes))
+
+    def draw_probes(self, shape: Sequence[int], seed: int) -> Tensor:
+        """`(n, probes, *shape of a sample)`; sample i's depend on (seed, i) alone."""
+
+        def draw(count: int, rng: torch.Generator) -> Tensor:
+            size = (count, self.probes, *shape[1:])
+            if self.noise == "gaussian":
+                return torch.randn(size, generator=rng)
+            return torch.randint(2, size, generator=rng).float().mul_(2).sub_(1)
+
+        return stream(draw, 0, shape[0], "probes", self.noise, self.probes, seed)
+
+    def true_value(self, flow: Exact) -> float | None:
+        return truth.nll(flow)
 
     def has_floor(self, data: Data) -> bool:
         return data.levels is None and data.log_density(data.take("test", 1)) is not None
@@ -70,15 +119,18 @@ def held_out(data: Data, n: int, seed: int) -> Tensor:
     return x + (u - 0.5) * (2 / (data.levels - 1))
 
 
-def backward(velocity: Field, x: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+def backward(
+    velocity: Field, x: Tensor, times: Tensor, divergence: Divergence | None = None
+) -> tuple[Tensor, Tensor]:
     """From x `(n, *shape)` at times[-1] back to times[0] by classical RK4: Z_0 (float64) and ∫ div v dt `(n,)`.
 
-    The state is kept in float64; the field is called in x's own precision.
+    The state is kept in float64; the field is called in x's own precision. The divergence is exact when None.
     """
+    divergence = divergence or divergence_of
 
     def slope(t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        v, divergence = divergence_of(velocity, t, z.to(x.dtype))
-        return v.double(), divergence.double()
+        v, rate = divergence(velocity, t, z.to(x.dtype))
+        return v.double(), rate.double()
 
     z, integral = x.double(), torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for t, earlier in pairwise(times.flip(0).unbind()):
@@ -110,3 +162,25 @@ def divergence_of(velocity: Field, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor
             divergence = divergence + row.flatten(1)[:, i]
     count_vjps(velocity, x, len(components))
     return v.detach(), divergence.detach()
+
+
+def hutchinson(probes: Tensor) -> Divergence:
+    """v(t, x) and the mean over probes e `(n, K, *shape)` of e·∂v/∂x e: one forward pass, K vector-Jacobian products.
+
+    Unbiased for every probe with E[e eᵀ] = I (Hutchinson 1990); the same probes at every call.
+    """
+    each = probes.unbind(1)
+
+    def estimate(velocity: Field, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            v = velocity(t, x)
+            total = torch.zeros(len(x), dtype=v.dtype, device=v.device)
+            for k, e in enumerate(each):
+                e = e.to(v.dtype)
+                (row,) = torch.autograd.grad(v, x, e, retain_graph=k + 1 < len(each), materialize_grads=True)
+                total = total + (row * e).flatten(1).sum(1)
+        count_vjps(velocity, x, len(each))
+        return v.detach(), total.detach() / len(each)
+
+    return estimate

@@ -11,6 +11,7 @@ MODELS: Registry[Model] = Registry(
         "mlp": "fmbench.models.mlp:MLP",
         "unet": "fmbench.models.unet:UNet",
         "oracle": "fmbench.models.oracle:Oracle",
+        "empirical": "fmbench.models.oracle:Empirical",
     },
     listing="models",
 )

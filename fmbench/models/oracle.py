@@ -5,27 +5,52 @@ from __future__ import annotations
 from ..data.base import Data
 from ..errors import UserError
 from ..flow.couplings import Coupling
-from ..flow.oracles import MixtureVelocity
+from ..flow.oracles import EmpiricalVelocity, MixtureVelocity
 from ..flow.paths import Path
 from ..flow.velocity import Field
 from .base import Model
 
 
-class Oracle(Model):
-    """The closed form for data that is a Gaussian mixture with independent coupling."""
+class _Exact(Model):
+    """Base of the oracles: a normal source, independent of the data."""
 
-    name = "oracle"
     trained = False
     exact = True
 
     def check(self, path: Path, coupling: Coupling, source: Data, data: Data) -> None:
         self.field(path, coupling, source, data)
 
+    def refuse(self, knows: str, remedy: str, coupling: Coupling, source: Data, data: Data) -> UserError:
+        return UserError(
+            f"model '{self.name}' knows {knows} with a normal source and independent coupling; this flow has "
+            f"data '{data.name}', source '{source.name}', coupling '{coupling.name}'. {remedy}"
+        )
+
+
+class Oracle(_Exact):
+    """The closed form for data that is a mixture of Gaussians, of any covariances."""
+
+    name = "oracle"
+
     def field(self, path: Path, coupling: Coupling, source: Data, data: Data) -> Field:
-        mixture = data.mixture()
-        if mixture is None or source.name != "normal" or coupling.name != "independent":
-            raise UserError(
-                f"model 'oracle' knows Gaussian mixtures with a normal source and independent coupling; "
-                f"this flow has data '{data.name}', source '{source.name}', coupling '{coupling.name}'. Use a trained model."
-            )
-        return MixtureVelocity(path, *mixture)
+        law = data.mixture()
+        if law is None or source.name != "normal" or coupling.name != "independent":
+            finite = data.size("train") is not None
+            remedy = "Use model 'empirical' or a trained one." if finite else "Use a trained model."
+            raise self.refuse("Gaussian mixtures", remedy, coupling, source, data)
+        return MixtureVelocity(path, law.means, law.stds, law.weights, law.axes)
+
+
+class Empirical(_Exact):
+    """The exact velocity of a finite data set's training split: what training with endless capacity would learn.
+
+    Its flow generates the training samples themselves. A call costs a pass over the whole split.
+    """
+
+    name = "empirical"
+
+    def field(self, path: Path, coupling: Coupling, source: Data, data: Data) -> Field:
+        if data.size("train") is None or source.name != "normal" or coupling.name != "independent":
+            remedy = "Use model 'oracle' or a trained one." if data.mixture() is not None else "Use a trained model."
+            raise self.refuse("finite data sets", remedy, coupling, source, data)
+        return EmpiricalVelocity(path, data.take("train", None))

@@ -90,11 +90,11 @@ def test_density_integrates_to_one_and_has_the_samples_moments(data: Data) -> No
 
 @pytest.mark.parametrize("data", **named([data for data in [*EVERY, LOPSIDED] if data.mixture() is not None]))
 def test_mixture_is_the_density(data: Data) -> None:
-    means, stds, weights = data.mixture()
+    law = data.mixture()
     x = data.take("test", 50).double().flatten(1)
     p = sum(
-        w * torch.exp(-((x - m) ** 2 / (2 * s**2)).sum(1)) / (2 * math.pi * s**2).sqrt().prod()
-        for m, s, w in zip(means, stds, weights, strict=True)
+        w * torch.distributions.MultivariateNormal(m, c).log_prob(x).exp()
+        for m, c, w in zip(law.means, law.covariances(), law.weights, strict=True)
     )
     assert torch.allclose(p.log(), data.log_density(x), atol=1e-12)
 
@@ -104,7 +104,7 @@ def test_labels_are_equally_likely_components(data: Data) -> None:
     n = 8000
     _, label = data.draw(n, generator("labels"))
     share = label.bincount().double() / n
-    expected = data.mixture()[2] if data.mixture() else torch.full_like(share, 1 / len(share))
+    expected = data.mixture().weights if data.mixture() else torch.full_like(share, 1 / len(share))
     assert ((share - expected).abs() < 5 * (expected * (1 - expected) / n).sqrt()).all()
 
 

@@ -1,0 +1,168 @@
+"""The balance sheet of a flow: what its training coupling costs, what regression leaves, what the flow spends.
+
+With C_train = E‖x1 − x0‖² of the coupling trained on, L* the least flow-matching loss, A the path energy, C_gen the transport
+cost and S the straightness: A = C_gen + S for any flow, C_train = L* + A for the exact flow of a linear path.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from ..errors import Skip
+from ..flow.paths import Path
+from ..randomness import generator
+from ..statistics import Estimate, mean
+from . import truth
+from .base import CouplingMetric, Evidence, Exact, Field, Metric, Pairing
+from .geometry import identity_residual
+
+CHUNK = 4096  # samples in one call of a field
+
+
+class TrainCouplingCost(CouplingMetric):
+    """C_train = E‖x1 − x0‖² of the pairs that training sees, over `n` fresh ones."""
+
+    name = "train_coupling_cost"
+    unit = "data units²"
+    source = "Liu et al. 2022, theorem 3.5, the coupling before rectification"
+    n: PositiveInt = 10_000
+
+    def measure(self, evidence: Pairing) -> Estimate:
+        return mean(squared(*evidence.coupled(self.n)))
+
+    def true_value(self, flow: Exact) -> float | None:
+        return truth.train_coupling_cost(flow)
+
+
+class _OverPath(Metric):
+    """Base of means over t ~ U(0, end_time), one in each of n equal strata, and points x_t of the path.
+
+    The pairs behind x_t are `n` fresh ones of the flow's own coupling, as many as were generated when None. The standard error
+    takes the times as independent: strata make it conservative.
+    """
+
+    scope = "flow"
+    n: PositiveInt | None = None
+
+    def points(self, evidence: Evidence) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Chunks of t `(B,)` float64, x_t and u_t `(B, *shape)` float32, and ‖x1 − x0‖² `(B,)`."""
+        n = self.n or len(evidence.generated)
+        x0, x1 = (side.double() for side in evidence.coupled(n))
+        rng = generator("over the path", evidence.seed)
+        t = evidence.end_time * (torch.arange(n) + torch.rand(n, generator=rng, dtype=torch.float64)) / n
+        extra = () if evidence.path.affine else (torch.randn(x0.shape, generator=rng, dtype=torch.float64),)
+        x, u = evidence.path.point(x0, x1, t, *extra)
+        device = evidence.generated.device
+        parts = (a.to(device).split(CHUNK) for a in (t, x.float(), u.float(), squared(x0, x1)))
+        return list(zip(*parts, strict=True))
+
+
+class MinimalLoss(_OverPath):
+    """E‖u_t − v(t, x_t)‖², the flow-matching loss of the flow's own field on fresh pairs: L*, the least one, if it is exact."""
+
+    name = "minimal_loss"
+    unit = "data units²"
+    source = "Lipman et al. 2023, eq. 9"
+
+    def measure(self, evidence: Evidence) -> Estimate:
+        velocity = _required(evidence.velocity, "the flow's velocity")
+        return mean(_over(self.points(evidence), lambda t, x, u, _: squared(velocity(t, x), u)))
+
+    def true_value(self, flow: Exact) -> float | None:
+        return truth.minimal_loss(flow)
+
+
+class ModelError(_OverPath):
+    """∫ E‖v(t, x_t) − v*(t, x_t)‖² dt, the learned field against the exact one on the path's own points."""
+
+    name = "model_error"
+    unit = "data units²"
+    source = "excess of the flow-matching loss over its minimum (Lipman et al. 2023, theorem 2)"
+
+    def measure(self, evidence: Evidence) -> Estimate:
+        velocity = _required(evidence.velocity, "the flow's velocity")
+        exact = _required(evidence.oracle, "the exact velocity, which is not known for this data, source and coupling")
+        gaps = _over(self.points(evidence), lambda t, x, u, _: squared(velocity(t, x), exact(t, x)))
+        return mean(evidence.end_time * gaps)
+
+    def true_value(self, flow: Exact) -> float | None:
+        return 0.0
+
+
+class BalanceResidual(_OverPath):
+    """C_train − L* − A on a linear path: 0 for the exact flow, and what the model's misfit leaves for another.
+
+    C_train and L* share their pairs, so that their difference is taken pair by pair; A comes from the reference solve, whose
+    starting points are independent of the pairs.
+    """
+
+    name = "balance_residual"
+    unit = "data units²"
+    higher_is_better = None
+    source = "law of total variance along x_t = (1 − t) x0 + t x1"
+
+    def measure(self, evidence: Evidence) -> Estimate:
+        if not linear(evidence.path):
+            raise Skip(
+                f"C_train = L* + A holds for x_t = (1 - t) x0 + t x1 alone, not on path '{evidence.path.label()}'"
+            )
+        velocity = _required(evidence.velocity, "the flow's velocity")
+        left = mean(_over(self.points(evidence), lambda t, x, u, cost: cost - squared(velocity(t, x), u)))
+        energy = mean(evidence.geometry.energy)
+        return Estimate(left.value - energy.value, math.hypot(left.stderr, energy.stderr), left.n)
+
+    def true_value(self, flow: Exact) -> float | None:
+        return 0.0 if linear(flow.path) else None
+
+
+class IdentityResidual(Metric):
+    """A − (2 − T) C_gen − S over [0, T], A − C_gen − S at T = 1: 0 for every flow, and what integration leaves of it.
+
+    Its error joins the spread over samples with the reference solve's own error δ, √(E‖δ‖² / D), which moves C_gen by up to
+    2 √C_gen √(E‖δ‖²), and the rounding of float32 sums.
+    """
+
+    name = "identity_residual"
+    unit = "data units²"
+    higher_is_better = None
+    scope = "flow"
+    source = "∫ v dt = Z1 − Z0 along every path"
+
+    def measure(self, evidence: Evidence) -> Estimate:
+        geometry = evidence.geometry
+        residual = identity_residual(geometry, evidence.end_time)
+        chord = geometry.displacement
+        solve = 2 * math.sqrt(chord.square().sum(1).mean().item() * chord.shape[1]) * geometry.error
+        rounding = torch.finfo(torch.float32).eps * geometry.energy.mean().item()
+        return Estimate(residual.value, math.hypot(residual.stderr, solve, rounding), residual.n)
+
+    def true_value(self, flow: Exact) -> float | None:
+        return 0.0
+
+
+def linear(path: Path) -> bool:
+    """Whether x_t = (1 − t) x0 + t x1, up to the end."""
+    t = torch.linspace(0, 1, 5, dtype=torch.float64)
+    s = path.schedule(t)
+    return path.affine and path.end_time == 1 and torch.equal(s.alpha, t) and torch.equal(s.sigma, 1 - t)
+
+
+def squared(a: Tensor, b: Tensor) -> Tensor:
+    """‖a − b‖² `(n,)`, float64."""
+    return (a.double() - b.double()).flatten(1).square().sum(1)
+
+
+@torch.no_grad()
+def _over(points: list[tuple[Tensor, ...]], value: Callable[..., Tensor]) -> Tensor:
+    return torch.cat([value(*part) for part in points])
+
+
+def _required(field: Field | None, what: str) -> Field:
+    if field is None:
+        raise Skip(f"this needs {what}")
+    return field
