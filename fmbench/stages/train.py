@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -131,14 +131,18 @@ def train(
     data_std = first.data.moments()[1]
     reading = parametrisation(first, data_std)
     log_every = max(1, steps // 100)
+    draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules())
     started = last_saved = time.monotonic()
 
     for step, batches in minibatches(specs, start, steps, data_std, pairs, device):
         for group in optimiser.param_groups:
             group["lr"] = _learning_rate(settings, step)
         t, inputs, targets = batches
-        bfloat16 = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.precision == "bfloat16")
-        with bfloat16, _own_randomness(network, device, "dropout", first.reflow, first.seed, step):
+        with ExitStack() as during:  # contexts cost as much as a small network's layer: only those that are needed
+            if settings.precision == "bfloat16":
+                during.enter_context(torch.autocast(torch.device(device).type, torch.bfloat16))
+            if draws:
+                during.enter_context(_own_randomness(device, "dropout", first.reflow, first.seed, step))
             predicted = network(t, inputs)
         loss = settings.loss.of(predicted.float() - targets, settings.weight.at(reading, t))
         gradient = packed.backward(loss.sum())
@@ -175,12 +179,10 @@ def train(
 
 
 @contextmanager
-def _own_randomness(network: Network, device: str, *parts: str | int) -> Iterator[None]:
+def _own_randomness(device: str, *parts: str | int) -> Iterator[None]:
     """Dropout knows the global generator alone: lends it the step's own stream, and gives it back as it was."""
-    draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules())
-    with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else [], enabled=draws):
-        if draws:
-            torch.manual_seed(seed_of(*parts))
+    with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
+        torch.manual_seed(seed_of(*parts))
         yield
 
 
