@@ -87,6 +87,7 @@ class _Strict(BaseModel):
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a column of the table holds it
 Round = Annotated[int, Field(ge=0, le=100)]  # each trains all the rounds below it
+Steps = Annotated[int, Field(ge=0, le=1000)]  # of a student; 0: no student
 
 
 class Task(_Strict):
@@ -116,7 +117,7 @@ class FlowAxes(_Strict):
     times: Annotated[list[TimeLaw], _several(TIMES)] = Field(default="uniform", validate_default=True)
     model: Annotated[list[Model], _several(MODELS)] = Field(default="mlp", validate_default=True)
     reflow: Annotated[list[Round], BeforeValidator(_listed)] = Field(default=0, validate_default=True)
-    distilled: Annotated[list[NonNegativeInt], BeforeValidator(_listed)] = Field(default=0, validate_default=True)
+    distilled: Annotated[list[Steps], BeforeValidator(_listed)] = Field(default=0, validate_default=True)
     seed: Annotated[list[Seed], BeforeValidator(_listed)] = Field(default=0, validate_default=True)
     exclude: list[dict[str, Any]] = []
 
