@@ -11,7 +11,7 @@ import pandas as pd
 
 from .errors import UserError
 from .statistics import redrawn
-from .table import FLOOR, FLOW, REFERENCE, TASK, flow_labels, records, sampler_labels
+from .table import FLOW, REFERENCE, TASK, flow_labels, of_flows, records, sampler_labels
 
 COLUMNS: dict[str, str] = {
     **dict.fromkeys(["data", "source", "flow", "sampler", "metric"], "string"),
@@ -47,7 +47,7 @@ def least_calls(table: pd.DataFrame, metric: str, within: float = 0.05, level: f
     if not within >= 0:
         raise UserError(f"within = {within}: a share of the best value, 0 or more, as 0.05")
     labelled = table.assign(flow=flow_labels(table), sampler=sampler_labels(table))
-    rows = [row for row in records(labelled[labelled["metric"] == metric]) if row["model"] != FLOOR]
+    rows = records(labelled[(labelled["metric"] == metric) & of_flows(labelled)])
     higher = next((row["higher_is_better"] for row in rows if row["higher_is_better"] is not None), None)
     rows = [row for row in rows if row["solver"] not in (None, REFERENCE) and row["rtol"] is None and row["nfe"]]
     if not rows:

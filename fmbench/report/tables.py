@@ -169,9 +169,11 @@ def _errors_apart(row: Row, expected: Row) -> str:
 
 
 def grids(results: Results) -> list[Grid]:
-    """Every table of the results: sampled metrics, then the flows' own, for each task."""
+    """Every table of the results: the calls each flow needs; for each task the sampled metrics, then the flows' own."""
+    from .reach import reach_grids  # it builds on this file
+
     parts = tasks(results.summary())
-    found = []
+    found = reach_grids(results)
     for name, summary in parts:
         several = f" · {name}" if len(parts) > 1 else ""
         sampled = [sampled_grid(summary, metric) for metric in sampled_metrics(results)]
