@@ -52,7 +52,7 @@ def _cache() -> Check:
 
 
 def _path_derivatives() -> Check:
-    """α̇, σ̇ of every path against differences."""
+    """The derivatives of every path against differences."""
     import torch
 
     from .flow import PATHS
@@ -61,7 +61,8 @@ def _path_derivatives() -> Check:
     for name in PATHS.names():
         path = PATHS.build(name)
         before, now, after = path.schedule(t - h), path.schedule(t), path.schedule(t + h)
-        for value, slope in (("alpha", "d_alpha"), ("sigma", "d_sigma")):
+        bridge = [] if now.gamma is None else [("gamma", "d_gamma")]
+        for value, slope in (("alpha", "d_alpha"), ("sigma", "d_sigma"), *bridge):
             difference = (getattr(after, value) - getattr(before, value)) / (2 * h)
             scale = getattr(now, slope).abs().max().clamp(min=1)
             worst = max(worst, ((difference - getattr(now, slope)).abs().max() / scale).item())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..registry import Registry
 from .couplings import Coupling
 from .paths import Path
+from .user_paths import UserPath, path_from
 
 PATHS: Registry[Path] = Registry(
     "path",
@@ -14,6 +15,8 @@ PATHS: Registry[Path] = Registry(
         "vp-cosine": "fmbench.flow.paths:VPCosine",
         "vp-linear": "fmbench.flow.paths:VPLinear",
         "ve": "fmbench.flow.paths:VE",
+        "icfm": "fmbench.flow.bridges:ICFM",
+        "sb-cfm": "fmbench.flow.bridges:SBCFM",
     },
     listing="paths",
 )
@@ -27,4 +30,4 @@ COUPLINGS: Registry[Coupling] = Registry(
     listing="couplings",
 )
 
-__all__ = ["COUPLINGS", "PATHS", "Coupling", "Path"]
+__all__ = ["COUPLINGS", "PATHS", "Coupling", "Path", "UserPath", "path_from"]

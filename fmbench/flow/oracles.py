@@ -21,7 +21,7 @@ class MixtureVelocity:
         self.log_weights = weights.double().log()
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
-        s = self.path.schedule(t.double().reshape(-1, 1, 1))
+        s = self.path.marginal(t.double().reshape(-1, 1, 1))
         y = x.double().flatten(1)[:, None, :] - s.alpha * self.means  # (B, K, D): x − α μ_k
         c = s.alpha**2 * self.variances + s.sigma**2  # C_k, diagonal
         log_r = self.log_weights - 0.5 * (y**2 / c + c.log()).sum(-1)

@@ -1,6 +1,7 @@
-"""Affine Gaussian paths x_t = α_t x1 + σ_t x0. Time runs from the source at 0 to the data at 1.
+"""Paths from the source at time 0 to the data at time 1: x_t = α_t x1 + σ_t x0, the affine ones, is what is here.
 
-A path is its schedule: four functions of time in one record. All else (interpolation, targets, preconditioning) follows.
+A path is its schedule: values and derivatives in one record. All else (interpolation, targets, preconditioning) follows.
+Bridges, whose points carry noise of their own, are in `bridges`; paths that a user gives by α and σ in `user_paths`.
 """
 
 from __future__ import annotations
@@ -13,18 +14,23 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn import functional as F
 
+from ..errors import UserError
 from ..registry import Component
+from .couplings import Coupling
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """α, σ and their time derivatives at some times; each has the shape of t."""
+    """α, σ and their time derivatives at some times; each has the shape of t. γ is a bridge's own noise, else None."""
 
     alpha: Tensor
     sigma: Tensor
     d_alpha: Tensor
     d_sigma: Tensor
+    gamma: Tensor | None = None
+    d_gamma: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -41,9 +47,14 @@ class Preconditioning:
 
 
 class Path(Component):
-    """Base of the affine paths. Implement `schedule`; set the class constants where the defaults do not hold."""
+    """Base of all paths. Implement `schedule`; set the class constants where the defaults do not hold.
 
-    end_time: ClassVar[float] = 1.0  # integration ends here; below 1 where σ̇ diverges at 1
+    `time_at` inverts `half_log_snr` by bisection, which asks that α/σ increases; implement it where a closed form exists.
+    """
+
+    affine: ClassVar[bool] = True  # x_t is a function of (x0, x1, t): no noise of its own
+    start_time: ClassVar[float] = 0.0  # training draws no earlier time; above 0 where a target diverges at 0
+    end_time: ClassVar[float] = 1.0  # training and integration end here; below 1 where σ̇ or γ̇ diverges at 1
     preconditioned: ClassVar[bool] = False  # the plain velocity is too badly scaled to be learned directly
     method: ClassVar[str]  # the literature's name, with independent coupling
 
@@ -51,19 +62,62 @@ class Path(Component):
         """The path at times t of any shape."""
         raise NotImplementedError
 
-    def point(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """x_t and its velocity u_t = α̇ x1 + σ̇ x0.
+    def check(self, coupling: Coupling) -> None:
+        """Raises `UserError` where the path's target is no velocity under this coupling."""
+
+    def marginal(self, t: Tensor) -> Schedule:
+        """The affine schedule of the same p_t and v(t, x) where x0 is standard normal and independent of x1.
+
+        It is the path's own, but for a bridge: there σ² + γ² takes the place of σ².
+        """
+        s = self.schedule(t)
+        if s.gamma is None or s.d_gamma is None:
+            return s
+        sigma = (s.sigma**2 + s.gamma**2).sqrt()
+        return Schedule(s.alpha, sigma, s.d_alpha, (s.sigma * s.d_sigma + s.gamma * s.d_gamma) / sigma)
+
+    def point(self, x0: Tensor, x1: Tensor, t: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x_t = α x1 + σ x0 (+ γ ε) and its velocity u_t = α̇ x1 + σ̇ x0 (+ γ̇ ε).
 
         Args:
             x0, x1: `(B, *shape)`. t: `()` or `(B,)`.
+            noise: ε `(B, *shape)`, standard normal; bridges need it, affine paths have no use for it.
         """
         s = self.schedule(column(t, x1))
-        return s.alpha * x1 + s.sigma * x0, s.d_alpha * x1 + s.d_sigma * x0
+        x, u = s.alpha * x1 + s.sigma * x0, s.d_alpha * x1 + s.d_sigma * x0
+        if s.gamma is None or s.d_gamma is None:
+            return x, u
+        if noise is None:
+            raise ValueError(f"path '{self.name}' is a bridge: its points need their own noise")
+        return x + s.gamma * noise, u + s.d_gamma * noise
+
+    def half_log_snr(self, t: Tensor) -> Tensor:
+        """λ_t = log(α_t/σ_t), of the shape and dtype of t; −∞ where α = 0, +∞ where σ = 0 (Lu 2022, DPM-Solver).
+
+        Raises:
+            UserError: the path is a bridge.
+        """
+        s = self.schedule(t)
+        if s.gamma is not None:
+            raise UserError(f"path '{self.label()}' is a bridge and has no signal-to-noise ratio. Use an affine path.")
+        return s.alpha.log() - s.sigma.log()
+
+    def time_at(self, half_log_snr: Tensor) -> Tensor:
+        """The time t in [0, 1] at which λ_t is `half_log_snr`, of its shape and dtype; 0 or 1 beyond the path's ends."""
+        wanted = half_log_snr.detach().double()
+        low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
+        for _ in range(60):  # past the resolution of float64
+            middle = 0.5 * (low + high)
+            below = self.half_log_snr(middle) < wanted
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        ends = self.half_log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64, device=wanted.device))
+        t = torch.where(wanted <= ends[0], 0.0, torch.where(wanted >= ends[1], 1.0, 0.5 * (low + high)))
+        return t.to(half_log_snr.dtype)
 
     def starts_at_source(self) -> bool:
-        """Whether the state at t = 0 is x0 itself: α_0 = 0 and σ_0 = 1."""
+        """Whether the state at t = 0 is x0 itself: α_0 = 0, σ_0 = 1 and no noise of the path's own."""
         s = self.schedule(torch.zeros((), dtype=torch.float64))
-        return s.alpha.item() == 0 and s.sigma.item() == 1
+        return s.alpha.item() == 0 and s.sigma.item() == 1 and (s.gamma is None or s.gamma.item() == 0)
 
     def start(self, x0: Tensor) -> Tensor:
         """The state from which sampling starts: σ_0 x0. The data's part α_0 x1 is dropped (the prior mismatch)."""
@@ -94,6 +148,9 @@ class Rectified(Path):
         one = torch.ones_like(t)
         return Schedule(t, 1 - t, one, -one)
 
+    def time_at(self, half_log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(half_log_snr)
+
 
 class FMOT(Path):
     """The conditional optimal-transport path, α = t, σ = 1 − (1 − σ_min) t (Lipman 2023, eq. 20)."""
@@ -107,17 +164,24 @@ class FMOT(Path):
         slope = 1 - self.sigma_min
         return Schedule(t, 1 - slope * t, one, -slope * one)
 
+    def time_at(self, half_log_snr: Tensor) -> Tensor:
+        return (torch.exp(-half_log_snr) + (1 - self.sigma_min)).reciprocal().clamp(max=1)
+
 
 class VPCosine(Path):
     """Variance preserving on a quarter circle, α = sin(πt/2), σ = cos(πt/2) (trigonometric interpolant)."""
 
     name = "vp-cosine"
+    version = 2  # σ by the sine of the rest of the way: cos(πt/2) is a rounding error at t = 1, of either sign
     method = "VP-cosine"
 
     def schedule(self, t: Tensor) -> Schedule:
         w = math.pi / 2
-        sin, cos = torch.sin(w * t), torch.cos(w * t)
-        return Schedule(sin, cos, w * cos, -w * sin)
+        alpha, sigma = torch.sin(w * t), torch.sin(w * (1 - t))
+        return Schedule(alpha, sigma, w * sigma, -w * alpha)
+
+    def time_at(self, half_log_snr: Tensor) -> Tensor:
+        return torch.atan(torch.exp(half_log_snr)) * (2 / math.pi)
 
 
 class VPLinear(Path):
@@ -141,6 +205,15 @@ class VPLinear(Path):
         sigma = torch.sqrt(-torch.expm1(-integral))  # expm1: 1 − α² loses all digits near t = 1
         d_alpha = 0.5 * beta * alpha
         return Schedule(alpha, sigma, d_alpha, -alpha * d_alpha / sigma)
+
+    def time_at(self, half_log_snr: Tensor) -> Tensor:
+        growth = self.beta_max - self.beta_min
+        most = self.beta_min + 0.5 * growth
+        integral = F.softplus(-2 * half_log_snr).clamp(
+            max=most
+        )  # B(s) = −log α²: a quadratic, solved without cancellation
+        s = 2 * integral / (self.beta_min + (self.beta_min**2 + 2 * growth * integral).clamp(min=0).sqrt())
+        return (1 - s).clamp(0, 1)
 
     def warp(self, u: Tensor) -> Tensor:
         # Towards the data v grows like s^−½, s = 1 − t, where a network is not exact, and ‖v‖² like 1/s: half of the steps
@@ -171,6 +244,10 @@ class VE(Path):
         rate = math.log(self.sigma_max / self.sigma_min)
         sigma = self.sigma_min * torch.exp(rate * (1 - t))
         return Schedule(torch.ones_like(t), sigma, torch.zeros_like(t), -rate * sigma)
+
+    def time_at(self, half_log_snr: Tensor) -> Tensor:
+        rate = math.log(self.sigma_max / self.sigma_min)
+        return (1 + (half_log_snr + math.log(self.sigma_min)) / rate).clamp(0, 1)
 
 
 def column(t: Tensor, x: Tensor) -> Tensor:

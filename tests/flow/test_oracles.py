@@ -35,7 +35,7 @@ def draw(n: int, *parts: str | int) -> tuple[Tensor, Tensor, Tensor]:
 
 def log_density(path: Path, t: Tensor, x: Tensor) -> Tensor:
     """log p_t(x), written anew: t `(B,)`, x `(B, 2)`."""
-    s = path.schedule(t[:, None])
+    s = path.marginal(t[:, None])
     parts = [
         torch.distributions.Normal(s.alpha * m, (s.alpha**2 * d**2 + s.sigma**2).sqrt()).log_prob(x).sum(1) + w.log()
         for m, d, w in zip(MEANS, STDS, WEIGHTS, strict=True)
@@ -47,7 +47,7 @@ def interior(path: Path, n: int = 200) -> tuple[Tensor, Tensor]:
     """Times inside (0, end) and points where p_t lives."""
     t = path.end_time * (0.02 + 0.96 * torch.rand(n, generator=generator("interior"), dtype=torch.float64))
     x0, x1, _ = draw(n, "interior")
-    return t, path.point(x0, x1, t)[0]
+    return t, path.point(x0, x1, t, noise=draw(n, "bridge")[0])[0]
 
 
 @each
@@ -69,7 +69,7 @@ def test_velocity_is_the_scores(path: Path) -> None:
     """v = (α̇/α) x + (α̇σ²/α − σσ̇) ∇ log p_t."""
     t, x = interior(path)
     score = torch.autograd.grad(log_density(path, t, x.requires_grad_()).sum(), x)[0]
-    s = path.schedule(t[:, None])
+    s = path.marginal(t[:, None])
     expected = s.d_alpha / s.alpha * x + (s.d_alpha * s.sigma**2 / s.alpha - s.sigma * s.d_sigma) * score
     assert torch.allclose(oracle(path)(t, x), expected, rtol=1e-8, atol=1e-8)
 
@@ -78,7 +78,7 @@ def z_scores(path: Path, field: MixtureVelocity, t: float, n: int = 100_000) -> 
     """Of E[(u_t − v(t, x_t)) g(x_t)], which is 0 for every g when v = E[u_t | x_t]."""
     x0, x1, _ = draw(n, "regression")
     time = torch.tensor(t * path.end_time, dtype=torch.float64)
-    x, u = path.point(x0, x1, time)
+    x, u = path.point(x0, x1, time, noise=draw(n, "bridge")[0])
     scale = x.std()
     tests = [torch.ones(n, 1), x / scale, (x / scale) ** 2, torch.sin(3 * x), (x > 0.3), (x.norm(dim=1) < 1)[:, None]]
     residual = u - field(time, x)
@@ -104,7 +104,7 @@ def test_one_gaussian_has_the_closed_form(path: Path) -> None:
     mean, std = torch.tensor([[1.0, -0.5]], dtype=torch.float64), torch.tensor([[0.5, 2.0]], dtype=torch.float64)
     field = MixtureVelocity(path, mean, std, torch.ones(1))
     t, x = interior(path)
-    s = path.schedule(t[:, None])
+    s = path.marginal(t[:, None])
     variance = s.alpha**2 * std**2 + s.sigma**2
     slope = (s.alpha * s.d_alpha * std**2 + s.sigma * s.d_sigma) / variance
     assert torch.allclose(field(t, x), s.d_alpha * mean + slope * (x - s.alpha * mean), rtol=1e-10, atol=1e-10)

@@ -10,9 +10,23 @@ import torch
 from torch import Tensor
 
 from fmbench.errors import UserError
-from fmbench.flow import PATHS, Path
-from fmbench.flow.paths import Preconditioning
+from fmbench.flow import PATHS, Path, UserPath
+from fmbench.flow.paths import Preconditioning, Schedule
 from fmbench.randomness import generator
+
+
+class Smooth(UserPath):
+    """A user's path of two formulas, unregistered: derivatives are found."""
+
+    name = "smooth"
+    method = "Smooth"
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return (t + t**2) / 2
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return 1 - t**2
+
 
 EVERY = [PATHS.build(name) for name in PATHS.names()]
 VARIANTS = [
@@ -20,13 +34,23 @@ VARIANTS = [
     PATHS.build({"name": "fm-ot", "sigma_min": 0.1}),
     PATHS.build({"name": "vp-linear", "beta_min": 1, "beta_max": 5}),
     PATHS.build({"name": "ve", "sigma_min": 0.1, "sigma_max": 10}),
+    PATHS.build({"name": "icfm", "sigma": 0.5}),
+    PATHS.build({"name": "sb-cfm", "sigma": 0.5}),
+    Smooth(),
 ]
+AFFINE = [path for path in EVERY + VARIANTS if path.affine]
 each = pytest.mark.parametrize("path", EVERY + VARIANTS, ids=lambda path: path.label())
+each_affine = pytest.mark.parametrize("path", AFFINE, ids=lambda path: path.label())
 STD = 1.7  # of the data, in what follows
 
 
 def times(path: Path, n: int = 41, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.linspace(0, path.end_time, n, dtype=torch.float64).to(dtype)
+    return torch.linspace(path.start_time, path.end_time, n, dtype=torch.float64).to(dtype)
+
+
+def functions(s: Schedule) -> dict[str, Tensor]:
+    """What the schedule has: γ and γ̇ on bridges only."""
+    return {name: value for name, value in vars(s).items() if value is not None}
 
 
 def at(path: Path, t: float) -> tuple[float, float]:
@@ -42,16 +66,18 @@ def normal(n: int, d: int, *parts: str | int) -> Tensor:
 def test_derivatives_are_those_of_the_schedule(path: Path) -> None:
     t = times(path).requires_grad_()
     s = path.schedule(t)
-    for value, derivative in [(s.alpha, s.d_alpha), (s.sigma, s.d_sigma)]:
-        slope = torch.autograd.grad(value.sum(), t, retain_graph=True)[0] if value.requires_grad else 0 * t
-        assert torch.allclose(derivative, slope, rtol=1e-9, atol=1e-12)
+    seen = functions(s)
+    assert set(seen) == {"alpha", "sigma", "d_alpha", "d_sigma"} | (set() if path.affine else {"gamma", "d_gamma"})
+    for name in [name for name in seen if not name.startswith("d_")]:
+        slope = torch.autograd.grad(seen[name].sum(), t, retain_graph=True)[0] if seen[name].requires_grad else 0 * t
+        assert torch.allclose(seen[f"d_{name}"], slope, rtol=1e-9, atol=1e-12), name
 
 
 @each
 def test_schedule_runs_from_noise_to_data(path: Path) -> None:
     s = path.schedule(times(path))
-    assert all(value.shape == (41,) for value in vars(s).values())
-    assert all(value.isfinite().all() for value in vars(s).values())
+    assert all(value.shape == (41,) for value in functions(s).values())
+    assert all(value.isfinite().all() for value in functions(s).values())
     assert (s.alpha.diff() >= 0).all()
     assert (s.sigma.diff() < 0).all()
     assert (s.sigma[:-1] > 0).all()
@@ -71,7 +97,13 @@ ENDS = {
     "vp-linear[beta_max=5,beta_min=1]": ((math.exp(-1.5), math.sqrt(1 - math.exp(-3))), (1, 0)),
     "ve": ((1, 50), (1, 0.01)),
     "ve[sigma_max=10,sigma_min=0.1]": ((1, 10), (1, 0.1)),
+    "icfm": ((0, 1), (1, 0)),
+    "icfm[sigma=0.5]": ((0, 1), (1, 0)),
+    "sb-cfm": ((0, 1), (1, 0)),
+    "sb-cfm[sigma=0.5]": ((0, 1), (1, 0)),
+    "smooth": ((0, 1), (1, 0)),
 }
+BLURRED = ("icfm",)  # x0 is not where the path starts: γ_0 > 0
 
 
 @pytest.mark.parametrize("path", [p for p in EVERY + VARIANTS if p.label() in ENDS], ids=lambda path: path.label())
@@ -79,12 +111,12 @@ def test_ends(path: Path) -> None:
     start, end = ENDS[path.label()]
     assert at(path, 0) == pytest.approx(start, rel=1e-12)
     assert at(path, 1) == pytest.approx(end, rel=1e-9, abs=1e-15)
-    assert path.starts_at_source() == (start == (0, 1))
+    assert path.starts_at_source() == (start == (0, 1) and path.name not in BLURRED)
 
 
 def test_table_is_complete() -> None:
     assert set(ENDS) == {path.label() for path in VARIANTS} | {
-        "rectified", "fm-ot", "vp-cosine", "vp-linear", "ve",
+        "rectified", "fm-ot", "vp-cosine", "vp-linear", "ve", "icfm", "sb-cfm",
     }  # fmt: skip
     assert f"{at(PATHS.build('vp-linear'), 0)[0]:.4f}" == "0.0066"  # 0.00657: not 0
 
@@ -92,10 +124,24 @@ def test_table_is_complete() -> None:
 @each
 def test_float32_keeps_its_digits(path: Path) -> None:
     t = times(path, 1001, torch.float32)
-    low, high = path.schedule(t), path.schedule(t.double())
-    for name, value in vars(high).items():
-        error = (getattr(low, name) - value).abs().max()
+    low, high = functions(path.schedule(t)), functions(path.schedule(t.double()))
+    for name, value in high.items():
+        assert low[name].dtype == torch.float32
+        error = (low[name] - value).abs().max()
         assert error <= 32 * torch.finfo(torch.float32).eps * value.abs().max(), name
+
+
+@each
+def test_float32_keeps_its_digits_towards_the_ends(path: Path) -> None:
+    """Each value to 64 roundings of its own size, where α, σ and γ vanish too; where 1 − c t cancels, of size 1."""
+    near = torch.logspace(-7, -1, 61, dtype=torch.float64)
+    t = torch.cat([near, 1 - near]).clamp(path.start_time, path.end_time).float()
+    t = t.clamp(max=1 - 2**-24)  # σ̇ of vp-linear and γ̇ of sb-cfm are infinite at 1, to which 1 − 1e-7 may round
+    low, high = functions(path.schedule(t)), functions(path.schedule(t.double()))
+    cancels = ("fm-ot", "smooth")
+    for name, value in high.items():
+        size = value.abs() + (1.0 if path.name in cancels else 0.0)
+        assert ((low[name] - value).abs() <= 64 * torch.finfo(torch.float32).eps * size).all(), name
 
 
 def test_vp_linear_keeps_its_digits_where_sigma_vanishes() -> None:
@@ -114,14 +160,49 @@ def test_point_is_the_formula(path: Path, shape: tuple[int, ...]) -> None:
     d = math.prod(shape)
     x0, x1 = (normal(5, d, side).reshape(5, *shape) for side in "ab")
     t = times(path, 5)
-    x, u = path.point(x0, x1, t)
+    noise = normal(5, d, "c").reshape(5, *shape)
+    x, u = path.point(x0, x1, t, noise)
     for i in range(5):
         s = path.schedule(t[i])
-        assert torch.allclose(x[i], s.alpha * x1[i] + s.sigma * x0[i], rtol=1e-14)
-        assert torch.allclose(u[i], s.d_alpha * x1[i] + s.d_sigma * x0[i], rtol=1e-14)
-        one_x, one_u = path.point(x0[i : i + 1], x1[i : i + 1], t[i])  # a scalar t
+        width, rate = (0.0, 0.0) if s.gamma is None or s.d_gamma is None else (s.gamma, s.d_gamma)
+        assert torch.allclose(x[i], s.alpha * x1[i] + s.sigma * x0[i] + width * noise[i], rtol=1e-14)
+        assert torch.allclose(u[i], s.d_alpha * x1[i] + s.d_sigma * x0[i] + rate * noise[i], rtol=1e-14)
+        one_x, one_u = path.point(x0[i : i + 1], x1[i : i + 1], t[i], noise[i : i + 1])  # a scalar t
         assert torch.equal(one_x[0], x[i])
         assert torch.equal(one_u[0], u[i])
+
+
+@each_affine
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_half_log_snr_and_its_inverse(path: Path, dtype: torch.dtype) -> None:
+    """λ grows from end to end; the inverse returns within what a rounding of λ moves t, closed form and bisection alike."""
+    t = torch.linspace(0, 1, 201, dtype=torch.float64).to(dtype).reshape(3, 67)
+    snr = path.half_log_snr(t)
+    assert snr.dtype == dtype
+    assert snr.shape == t.shape
+    assert not snr.isnan().any()
+    assert (snr.flatten().diff() > 0).all()
+    eps = torch.finfo(dtype).eps
+    slope = (snr.flatten()[2:] - snr.flatten()[:-2]) / (2 * 0.005)  # the least over the neighbourhood
+    allowed = 8 * eps * (1 + snr.flatten()[1:-1].abs() / slope.clamp(min=1))
+    for inverse in (path.time_at, lambda value: Path.time_at(path, value)):
+        back = inverse(snr)
+        assert back.dtype == dtype
+        assert ((back - t).flatten()[1:-1].abs() <= allowed).all()
+        assert back.flatten()[[0, -1]].tolist() == pytest.approx([0, 1], abs=8 * eps)
+        beyond = inverse(torch.tensor([-math.inf, -1e3, 1e3, math.inf], dtype=dtype))
+        assert beyond.tolist() == pytest.approx([0, 0, 1, 1], abs=8 * eps)
+
+
+def test_half_log_snr_of_rectified_is_the_logit() -> None:
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    assert torch.allclose(PATHS.build("rectified").half_log_snr(t), torch.logit(t), rtol=1e-14, atol=1e-14)
+
+
+def test_a_bridge_has_no_signal_to_noise_ratio() -> None:
+    for name in ("icfm", "sb-cfm"):
+        with pytest.raises(UserError, match=f"path '{name}' is a bridge and has no signal-to-noise ratio"):
+            PATHS.build(name).half_log_snr(torch.tensor(0.5))
 
 
 @pytest.mark.parametrize("sigma_min", [0, 1e-5, 0.1])
@@ -173,7 +254,7 @@ def coefficients(path: Path, t: float) -> Preconditioning:
     return path.preconditioning(torch.tensor(t, dtype=torch.float64), STD)
 
 
-@each
+@each_affine
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_networks_see_unit_variance(path: Path, share: float) -> None:
     t = share * path.end_time

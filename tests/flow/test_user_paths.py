@@ -1,0 +1,129 @@
+"""Paths of a user's own: derivatives found wherever they are asked for, mistakes told, the same path in every process."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path as FilePath
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from fmbench.errors import UserError
+from fmbench.flow import PATHS, UserPath, path_from
+from fmbench.flow.user_paths import derivative
+from fmbench.flow.velocity import Velocity
+from fmbench.solvers import SOLVERS
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    PATHS.names()
+    for book in ("_where", "_loaded"):
+        monkeypatch.setattr(PATHS, book, dict(getattr(PATHS, book)))
+
+
+def sine(t: Tensor) -> Tensor:
+    return torch.sin(math.pi / 2 * t)
+
+
+def rest(t: Tensor) -> Tensor:
+    return 1 - t
+
+
+@pytest.mark.parametrize("mode", [nullcontext, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3, 1)])
+def test_derivatives_are_found(
+    mode: Callable[[], AbstractContextManager[Any]], dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    path = path_from("test-sine", sine, rest)()
+    with mode():
+        t = torch.linspace(0, 1, math.prod(shape), dtype=dtype).reshape(shape)
+        s = path.schedule(t)
+        exact = math.pi / 2 * torch.cos(math.pi / 2 * t)
+        assert torch.allclose(s.d_alpha, exact, rtol=8 * torch.finfo(dtype).eps, atol=2 * torch.finfo(dtype).eps)
+        assert torch.equal(s.d_sigma, -torch.ones_like(t))
+        assert {x.dtype for x in (s.alpha, s.sigma, s.d_alpha, s.d_sigma)} == {dtype}
+        assert {x.shape for x in (s.alpha, s.sigma, s.d_alpha, s.d_sigma)} == {shape}
+        assert not s.d_alpha.requires_grad
+
+
+def test_a_derivative_can_be_differentiated_and_a_constant_has_none() -> None:
+    t = torch.tensor([0.3, 0.6], dtype=torch.float64, requires_grad=True)
+    curvature = torch.autograd.grad(derivative(lambda t: t**3, t).sum(), t)[0]
+    assert torch.allclose(curvature, 6 * t)
+    assert torch.equal(derivative(torch.ones_like, t), torch.zeros(2, dtype=torch.float64))
+
+
+def test_given_derivatives_are_used_and_a_solve_runs() -> None:
+    """The velocity of one point mass at 1: x1 = 1 exactly, whatever the path."""
+    path = path_from("test-sine", sine, rest, d_sigma=lambda t: -1.5 * torch.ones_like(t))()
+    t = torch.tensor([0.5], dtype=torch.float64)
+    assert path.schedule(t).d_sigma.item() == -1.5
+    honest = path_from("test-sine", sine, rest)()
+
+    def field(t: Tensor, x: Tensor) -> Tensor:
+        s = honest.schedule(t)
+        return s.d_alpha + s.d_sigma * (x - s.alpha) / s.sigma
+
+    with torch.inference_mode():
+        times = torch.linspace(0, 0.9, 201, dtype=torch.float64)
+        x = SOLVERS.build("rk4").integrate(Velocity(field), torch.tensor([[3.0]], dtype=torch.float64), times).x
+    s = honest.schedule(times[-1])
+    assert x.item() == pytest.approx((s.alpha + 3 * s.sigma).item(), abs=1e-6)
+
+
+def test_identity_is_name_and_version_and_a_worker_finds_it() -> None:
+    first = path_from("test-sine", sine, rest)()
+    assert first.label() == "test-sine"
+    assert first.method == "test-sine"
+    assert pickle.loads(pickle.dumps(first)) == first
+    assert first.identity() == {"name": "test-sine", "version": 1}
+    assert path_from("test-sine", sine, rest, version=2)().identity() != first.identity()
+
+
+def test_a_name_that_is_taken_is_an_error() -> None:
+    with pytest.raises(UserError, match="path 'rectified' is registered twice"):
+        path_from("rectified", sine, rest)
+
+
+def test_a_class_of_two_formulas_may_have_parameters() -> None:
+    class Power(UserPath):
+        name = "test-power"
+        method = "Power"
+        p: float = 2.0
+
+        def alpha(self, t: Tensor) -> Tensor:
+            return t**self.p
+
+        def sigma(self, t: Tensor) -> Tensor:
+            return (1 - t) ** self.p
+
+    t = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    s = Power(p=3).schedule(t)
+    assert torch.allclose(s.d_alpha, 3 * t**2)
+    assert torch.allclose(Power(p=3).time_at(Power(p=3).half_log_snr(t)), t, atol=1e-14)
+    assert Power(p=3).label() == "test-power[p=3]"
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_plugin_file_serves_workers(
+    tiny: Callable[..., dict[str, Any]], measured: Callable[..., pd.DataFrame], tmp_path: FilePath, workers: int
+) -> None:
+    """Here and in processes that read the plug-in for themselves; derivatives are found inside inference mode."""
+    plugin = tmp_path / "my_path.py"
+    plugin.write_text(
+        "import torch\nfrom fmbench.flow import path_from\n"
+        "path_from('test-plugged', lambda t: t**1.5, lambda t: 1 - t, method='Plugged')\n"
+    )
+    suite = tiny(flow__path=["test-plugged", "rectified"], flow__seed=0, metrics=["solver_error"])
+    table = measured(suite, workers=workers, plugins=(str(plugin),))
+    assert set(table["status"]) == {"ok"}
+    assert set(table["method"]) == {"Plugged", "RF"}
