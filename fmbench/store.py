@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LAYOUT = "v1"  # of the cache folder
+DAY = 86_400.0  # seconds
 
 
 class WriteError(UserError):
@@ -62,6 +64,18 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = False) -> No
             with contextlib.suppress(OSError):
                 os.unlink(name)
             raise
+
+
+def sweep(folder: Path, older_than: float = 0.0) -> None:
+    """Removes what killed processes left beside the files of a folder: temporaries of `write_atomically`.
+
+    Args:
+        older_than: seconds; where others may be writing, only what no living write can still need.
+    """
+    for path in folder.glob(".*.????????"):
+        with contextlib.suppress(OSError):  # somebody else's sweep was faster
+            if path.is_file() and time.time() - path.stat().st_mtime >= older_than:
+                path.unlink()
 
 
 @dataclass(frozen=True)
@@ -126,6 +140,7 @@ class Store:
         if tensors is not None:
             content = _pack(tensors)
             digest = hashlib.sha256(content).hexdigest()
+            sweep(self._file(key, ".safetensors").parent, older_than=DAY)
             write_atomically(self._file(key, ".safetensors"), content, durable=True)
         body = {"identity": identity, "info": _encode(info), "tensors": digest}
         record = {**body, "sha256": hashlib.sha256(canonical(body)).hexdigest()}
@@ -178,6 +193,7 @@ class ResultFolder:
                 raise UserError(
                     f"another fmbench process is writing to {self.directory}. Wait for it, or choose another folder with --out."
                 ) from None
+        sweep(self.directory)
         try:
             yield
         finally:
@@ -196,9 +212,10 @@ class ResultFolder:
             same_table = all(
                 (self.directory / name).read_bytes() == content for name, content in _tables(table).items()
             )
+            page = (self.directory / "report.html").read_bytes()
         except OSError:
             return False
-        there = zipfile.is_zipfile(self.directory / "pictures.npz") and (self.directory / "report.html").is_file()
+        there = zipfile.is_zipfile(self.directory / "pictures.npz") and page.endswith(b"</html>")
         known = self.read_json("manifest.json")
         same = isinstance(known, dict) and all(known.get(name) == manifest[name] for name in ("fmbench", "suite"))
         return same_table and there and same

@@ -159,10 +159,11 @@ def test_a_lost_or_cut_file_of_the_folder_is_made_again(
         (out / name).unlink()
         same_values(fmbench.run(results.manifest["suite"], out=out, workers=1).table, results.table)
         assert (out / name).exists()
-    for name in ("results.parquet", "pictures.npz", "manifest.json", "results.csv"):
+    for name in ("results.parquet", "pictures.npz", "manifest.json", "results.csv", "report.html"):
         (out / name).write_bytes((out / name).read_bytes()[:100])
         again = fmbench.run(results.manifest["suite"], out=out, workers=1)
         same_values(again.table, results.table)
+        assert (out / name).stat().st_size > 100
         assert len(again.pictures) == len(results.pictures)
 
 

@@ -359,3 +359,23 @@ def test_json_of_a_folder(tmp_path: Path) -> None:
     assert folder.read_json("manifest.json") == {"größe": [1, 2.5, None]}
     (tmp_path / "manifest.json").write_text("{")
     assert folder.read_json("manifest.json") is None
+
+
+def test_what_a_kill_left_is_swept_away_and_nothing_else(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    store.write(KEY, IDENTITY, {}, {"x": torch.zeros(1)})
+    (shelf,) = {path.parent for path in (tmp_path / "cache").rglob("*.json")}
+    old, young = shelf / f".{KEY}.json.abcdefgh", shelf / f".{KEY}.json.ijklmnop"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    store.write(KEY, IDENTITY, {}, {"x": torch.zeros(1)})
+    assert not old.exists()
+    assert young.exists(), "another process may still be writing it"
+    assert store.has(KEY)
+    left, kept = tmp_path / ".results.csv.abcdefgh", tmp_path / "notes.txt"
+    left.write_bytes(b"half")
+    kept.write_bytes(b"mine")
+    with ResultFolder(tmp_path).locked():
+        assert not left.exists()
+    assert kept.exists()

@@ -1,15 +1,20 @@
-"""Couplings: which x0 of a minibatch is paired with which x1."""
+"""Couplings: which x0 of a minibatch is paired with which x1.
+
+All but `independent` pair inside a minibatch. Their plans differ from the plan of the whole laws, the more the smaller
+the minibatch; the metrics of `metrics/coupling.py` say by how much.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from ..registry import Component
 from .assignment import assignment
+from .sinkhorn import entropic_plan
 
 
 class Coupling(Component):
@@ -56,10 +61,45 @@ class MinibatchOT(Coupling):
         Raises:
             Diverged: x0 or x1 is not finite. RuntimeError: the engine stopped before the optimum.
         """
-        if x0.shape != x1.shape:
-            raise ValueError(f"x0 {tuple(x0.shape)} and x1 {tuple(x1.shape)} must have the same shape")
+        _same_shape(x0, x1)
         j = assignment(x0.detach().flatten(1), x1.detach().flatten(1), self.engine)
         return torch.arange(len(x0), device=x0.device), torch.from_numpy(j).to(x0.device)
+
+
+class Sinkhorn(Coupling):
+    """Entropic optimal transport inside the minibatch, and pairs drawn from its plan.
+
+    Each x0 is used once; its x1 is drawn from the plan's row, independently of the other rows. So x0's marginal is the
+    minibatch's own, x1's only on average: an x1 may come twice or never, between none left out (reg → 0, the exact
+    assignment) and a share of 1/e, 37 % (reg → ∞, independent uniform draws). Averaged over minibatches both marginals
+    are exact.
+
+    Args:
+        reg: weight of the entropy, data units². The default 2 σ² with σ = 1 makes the plan the Schrödinger bridge's of
+            SB-CFM (Tong 2024, section 4.3).
+        batch: samples in one transport problem; a larger problem than the training batch is cut by the caller.
+    """
+
+    name = "sinkhorn"
+    reg: PositiveFloat = 2.0
+    batch: int | None = Field(None, gt=1)
+
+    def pair(self, x0: Tensor, x1: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """i = 0 … B − 1, and j drawn by inverting each row's cumulative sum: one uniform number a row.
+
+        Raises:
+            Diverged: x0 or x1 is not finite. RuntimeError: the iteration did not converge.
+        """
+        _same_shape(x0, x1)
+        cumulative = entropic_plan(x0.flatten(1), x1.flatten(1), self.reg).cumsum(1)
+        u = torch.rand(len(x0), 1, generator=rng, dtype=torch.float64) * cumulative[:, -1:]
+        j = torch.searchsorted(cumulative, u, right=True).squeeze(1).clamp(max=len(x1) - 1)
+        return torch.arange(len(x0), device=x0.device), j.to(x0.device)
+
+
+def _same_shape(x0: Tensor, x1: Tensor) -> None:
+    if x0.shape != x1.shape:
+        raise ValueError(f"x0 {tuple(x0.shape)} and x1 {tuple(x1.shape)} must have the same shape")
 
 
 def cost(x0: Tensor, x1: Tensor, i: Tensor, j: Tensor) -> float:
