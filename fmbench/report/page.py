@@ -22,6 +22,7 @@ from ..store import Store, write_atomically
 from ..table import read_json
 from . import charts, pictures, tables
 from .compare import compare, summary
+from .published import beside_grid
 from .reach import reach_grids
 
 VERDICTS = ("supported", "refuted", "inconclusive", "not tested")
@@ -44,6 +45,7 @@ class Section:
     facts: list[tuple[str, str]]
     headlines: list[tables.Grid]
     reach_grids: list[tables.Grid]
+    beside: tables.Grid | None
     figures: list[Figure]
     more_figures: list[Figure]
     geometry: list[Figure]
@@ -114,6 +116,7 @@ def _section(results: Results, anchor: str) -> Section:
         facts=_facts(results),
         headlines=[_titled(grid, name, parts) for name, grid in headlines if grid and grid.rows],
         reach_grids=reach_grids(results),
+        beside=beside_grid(results),
         figures=figures([main] if main in sampled else []),
         more_figures=figures([metric for metric in sampled if metric not in (main, "nfe")]),  # nfe is the x axis
         geometry=[_figure(name if len(parts) > 1 else "", chart) for name, chart in flow_charts if chart],

@@ -24,7 +24,8 @@ def test_an_answer_as_text(nfe: float, low: float, high: float, failed: int, tex
     assert reach_text({"nfe": nfe, "low": low, "high": high, "failed": failed}) == text
 
 
-def test_every_report_shows_the_calls_to_reach_the_best(folder: Path) -> None:
+def test_every_report_shows_the_calls_to_reach_the_best(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmbench.report.page._vega", lambda: "")  # bundling takes seconds
     run = Results.load(folder)
     (grid,) = reach_grids(run)
     assert grid.title.startswith("Network calls to come within 5% of the flow's own best w2")
