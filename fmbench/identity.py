@@ -17,6 +17,23 @@ from pydantic import BaseModel, ConfigDict
 from .registry import Component
 
 
+class Record(BaseModel):
+    """Settings inside a specification; every field shapes the output.
+
+    A field that is added later orphans no stored result: `unchanged` names it with the value, as plain JSON, at which the code
+    computes what it computed before, and at that value the identity leaves it out. Should a default or a component's version
+    move, the value differs from the one named here, and the key moves with it.
+    """
+
+    unchanged: ClassVar[Mapping[str, Any]] = {}
+
+    def identity(self) -> dict[str, Any]:
+        fields = {name: _plain(getattr(self, name)) for name in type(self).model_fields}
+        return {
+            name: value for name, value in fields.items() if name not in self.unchanged or value != self.unchanged[name]
+        }
+
+
 class Spec(BaseModel):
     """Base of every stage's specification. Each field must be named in `shaping` or in `silent`.
 
@@ -64,7 +81,7 @@ def canonical(value: Any) -> bytes:
 def _plain(value: Any) -> Any:
     if isinstance(value, Spec):
         return value.key
-    if isinstance(value, Component):
+    if isinstance(value, (Component, Record)):
         return value.identity()
     if isinstance(value, BaseModel):
         return {name: _plain(getattr(value, name)) for name in type(value).model_fields}

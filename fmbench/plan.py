@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import UserError, unknown
+from .flow import predictions
 from .identity import Spec
 from .schema import Budget, Suite, Task, label_of, name_of
 from .stages.flow import FlowSpec, PairsSpec
@@ -197,12 +198,25 @@ def _flows(suite: Suite, task: Task) -> list[FlowSpec]:
 
 def _check(flow: FlowSpec) -> None:
     """What no key alone can tell: whether the parts of a flow fit together."""
+    flow.path.check(flow.coupling)
+    flow.times.check(flow.path)
+    predictions.check(flow.prediction, flow.path, flow.coupling, flow.source.name, flow.reflow)
     flow.model.check(flow.path, flow.coupling, flow.source, flow.data)
     if flow.model.trained:
         steps_in_advance(flow.train.batch, math.prod(flow.data.shape), flow.coupling)
     elif flow.reflow:
         raise UserError(
             f"flow.reflow = {flow.reflow}: model '{flow.model.name}' is not trained, so there is nothing to rectify"
+        )
+    if not flow.model.trained and flow.prediction != "velocity":
+        raise UserError(
+            f"flow.prediction = '{flow.prediction}': model '{flow.model.name}' is the exact velocity, "
+            "there is nothing to predict. Use 'velocity'."
+        )
+    if flow.reflow and not flow.path.affine:
+        raise UserError(
+            f"flow.reflow = {flow.reflow}: path '{flow.path.label()}' is a bridge, whose pairs are not those of an ODE. "
+            "Use 'rectified'."
         )
     if flow.reflow and not flow.path.starts_at_source():
         raise UserError(
@@ -238,17 +252,22 @@ def budget_columns(budget: Budget) -> dict[str, Any]:
 
 
 def method_of(flow: FlowSpec) -> str:
-    """The literature's name of a combination: RF, FM-OT, VP, VE; OT-CFM and I-CFM of Tong 2024; k-RF after Liu 2022."""
+    """The literature's name of a combination: RF, FM-OT, VP, VE; OT-CFM, I-CFM, SB-CFM of Tong 2024; k-RF after Liu 2022.
+
+    What is predicted follows it, unless it is the velocity: "VP, epsilon".
+    """
     coupling = flow.coupling.name
-    if flow.path.name == "rectified" and coupling == "minibatch-ot":
+    if flow.path.name in ("rectified", "icfm") and coupling == "minibatch-ot":
         name = "OT-CFM"
+    elif flow.path.name == "sb-cfm":  # its coupling is part of it
+        name = flow.path.method
     elif flow.path.name == "rectified" and coupling == "independent" and flow.source.name != "normal":
         name = "I-CFM"
     else:
         name = flow.path.method + ("" if coupling == "independent" else f"+{coupling}")
     if flow.reflow:
         return f"{flow.reflow + 1}-RF" if name == "RF" else f"{name}, {flow.reflow + 1}-rectified"
-    return name
+    return name if flow.prediction == "velocity" else f"{name}, {flow.prediction}"
 
 
 def _filtered(cells: list[Cell], rule: str) -> list[Cell]:

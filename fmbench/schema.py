@@ -25,6 +25,7 @@ from .errors import UserError, unknown
 from .flow import COUPLINGS, PATHS
 from .flow.couplings import Coupling
 from .flow.paths import Path
+from .flow.predictions import Prediction
 from .flow.times import TIMES, TimeLaw
 from .metrics import METRICS
 from .metrics.base import Metric
@@ -111,9 +112,7 @@ class FlowAxes(_Strict):
 
     path: Annotated[list[Path], _several(PATHS)] = Field(default="rectified", validate_default=True)
     coupling: Annotated[list[Coupling], _several(COUPLINGS)] = Field(default="independent", validate_default=True)
-    prediction: Annotated[list[Literal["velocity"]], BeforeValidator(_listed)] = Field(
-        default="velocity", validate_default=True
-    )
+    prediction: Annotated[list[Prediction], BeforeValidator(_listed)] = Field(default="velocity", validate_default=True)
     times: Annotated[list[TimeLaw], _several(TIMES)] = Field(default="uniform", validate_default=True)
     model: Annotated[list[Model], _several(MODELS)] = Field(default="mlp", validate_default=True)
     reflow: Annotated[list[NonNegativeInt], BeforeValidator(_listed)] = Field(default=0, validate_default=True)

@@ -14,8 +14,9 @@ from pydantic import BaseModel
 import fmbench.plan  # noqa: F401
 from fmbench.data import DATA
 from fmbench.flow import COUPLINGS, PATHS
+from fmbench.flow.losses import MSE
 from fmbench.flow.times import TIMES
-from fmbench.identity import Spec, canonical, key_of
+from fmbench.identity import Record, Spec, canonical, key_of
 from fmbench.metrics import METRICS
 from fmbench.models import MODELS
 from fmbench.registry import Component
@@ -157,8 +158,30 @@ def test_every_shaping_field_changes_the_key_and_no_silent_one_does(name: str) -
 
 @pytest.mark.parametrize("field", TrainSettings.model_fields)
 def test_every_training_setting_changes_the_key(field: str) -> None:
-    other = {"schedule": "cosine", "precision": "bfloat16", "clip": None}.get(field, 7)
-    assert flow(train=TrainSettings(**{field: other})).key != flow().key
+    others = {"schedule": "cosine", "precision": "bfloat16", "clip": None, "loss": "pseudo-huber", "weight": "velocity"}
+    assert flow(train=TrainSettings(**{field: others.get(field, 7)})).key != flow().key
+
+
+def test_a_setting_added_later_is_left_out_where_it_changes_nothing() -> None:
+    """At the value that computes what was computed before; its parameters, version and other values enter the key."""
+    assert set(TrainSettings.unchanged) == {"loss", "weight"}
+    plain = TrainSettings().identity()
+    assert not TrainSettings.unchanged.keys() & plain.keys()
+    assert TrainSettings(loss="mse", weight={"name": "uniform"}).identity() == plain
+    other = TrainSettings(loss={"name": "pseudo-huber", "c": 0.1}).identity()
+    assert other == plain | {"loss": {"name": "pseudo-huber", "version": 1, "c": 0.1}}
+    newer = type("Newer", (MSE,), {"version": 2, "__module__": __name__})
+    assert TrainSettings.model_construct(**dict(TrainSettings()) | {"loss": newer()}).identity() == plain | {
+        "loss": {"name": "mse", "version": 2}
+    }
+
+
+def test_every_unchanged_value_is_the_default() -> None:
+    """A default that moves away from it moves every key, as it must."""
+    for record in subclasses(Record):
+        for name in record.unchanged:
+            assert name in record.model_fields
+            assert not record.model_fields[name].is_required()
 
 
 @pytest.mark.parametrize("part", ["data", "path", "coupling", "model", "times"])

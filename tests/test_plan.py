@@ -77,6 +77,38 @@ def test_reflow_needs_a_trained_flow_that_starts_at_its_source(tiny: Tiny) -> No
         planned(tiny(flow__reflow=1, flow__model="oracle", data=mixture))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flow__prediction": "score", "flow__coupling": "minibatch-ot"}, "coupling 'minibatch-ot' is not independent"),
+        ({"flow__prediction": "data", "flow__reflow": [0, 1]}, "the pairs of reflow = 1 are not independent"),
+        ({"flow__prediction": "epsilon", "source": "eight-gaussians"}, "source 'eight-gaussians' is not normal"),
+        ({"flow__prediction": "epsilon", "flow__path": "icfm"}, "path 'icfm' is a bridge"),
+        ({"flow__path": "sb-cfm"}, r"Use coupling \{name: sinkhorn, reg: 2\}"),
+        ({"flow__path": {"name": "sb-cfm", "sigma": 0.5}}, r"reg: 0\.5\}"),
+        ({"flow__path": "icfm", "flow__reflow": 1}, "is a bridge, whose pairs are not those of an ODE"),
+        ({"flow__path": "icfm", "flow__times": "edm"}, "a bridge and has no noise level"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(tiny: Tiny, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        planned(tiny(**changes))
+
+
+def test_an_oracle_predicts_nothing_but_the_velocity(tiny: Tiny) -> None:
+    mixture = {"name": "gaussian-mixture", "means": [[0, 0], [1, 1]], "stds": 0.5}
+    with pytest.raises(UserError, match="model 'oracle' is the exact velocity"):
+        planned(tiny(flow__model="oracle", flow__prediction="epsilon", data=mixture))
+
+
+def test_predictions_are_an_axis(tiny: Tiny) -> None:
+    plan = planned(tiny(flow__prediction=["velocity", "score"], flow__seed=0))
+    assert axis(plan, "prediction") == {"velocity", "score"}
+    assert axis(plan, "method") == {"RF", "RF, score"}
+    plain = planned(tiny(flow__seed=0))
+    assert {flow.key for flow in plain.flows()} < {flow.key for flow in plan.flows()}
+
+
 def test_an_oracle_trains_nothing(tiny: Tiny) -> None:
     mixture = {"name": "gaussian-mixture", "means": [[0, 0], [1, 1]], "stds": 0.5}
     work = missing(planned(tiny(flow__model="oracle", data=mixture)), Store())
@@ -100,6 +132,7 @@ def test_the_same_flow_in_two_suites_has_one_key(tiny: Tiny) -> None:
         {"train__precision": "bfloat16"}, {"source": "spirals"}, {"flow__coupling": "minibatch-ot"}, {"flow__seed": 7},
         {"flow__path": {"name": "fm-ot", "sigma_min": 0.1}}, {"flow__model": {"name": "mlp", "width": 8, "depth": 2}},
         {"data": {"name": "moons", "noise": 0.06}}, {"flow__reflow": 1},
+        {"flow__prediction": "data"}, {"flow__times": "mode"}, {"train__loss": "pseudo-huber"}, {"train__weight": "velocity"},
     ],
     ids=str,
 )  # fmt: skip
@@ -121,6 +154,10 @@ def test_what_shapes_a_flow_is_in_its_key(tiny: Tiny, changes: dict[str, Any]) -
         ({"reflow": 1}, "2-RF"),
         ({"reflow": 2}, "3-RF"),
         ({"coupling": "minibatch-ot", "reflow": 1}, "OT-CFM, 2-rectified"),
+        ({"path": "icfm"}, "I-CFM"),
+        ({"path": "icfm", "coupling": "minibatch-ot"}, "OT-CFM"),
+        ({"prediction": "epsilon"}, "RF, epsilon"),
+        ({"path": "vp-linear", "prediction": "score"}, "VP, score"),
     ],
 )
 def test_methods_have_the_literature_s_names(tiny: Tiny, changes: dict[str, Any], method: str) -> None:

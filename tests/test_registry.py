@@ -16,13 +16,14 @@ from fmbench import registry
 from fmbench.data import DATA
 from fmbench.errors import UserError
 from fmbench.flow import COUPLINGS, PATHS
+from fmbench.flow.losses import LOSSES, WEIGHTS
 from fmbench.flow.times import TIMES
 from fmbench.metrics import METRICS
 from fmbench.models import MODELS
 from fmbench.registry import Component, Registry
 from fmbench.solvers import GRIDS, SOLVERS
 
-ALL = [PATHS, COUPLINGS, TIMES, SOLVERS, GRIDS, MODELS, DATA, METRICS]
+ALL = [PATHS, COUPLINGS, TIMES, LOSSES, WEIGHTS, SOLVERS, GRIDS, MODELS, DATA, METRICS]
 BUILTIN = [pytest.param(r, name, id=f"{r.kind}-{name}") for r in ALL for name in r.names()]
 
 

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
 from torch import Tensor
 
 from ..data.base import Data
+from ..errors import UserError
 from ..flow.couplings import Coupling
+from ..flow.losses import LOSSES, MSE, WEIGHTS, Loss, Uniform, Weight
 from ..flow.paths import Path, column
+from ..flow.predictions import Parametrisation, Prediction
 from ..flow.times import TimeLaw
 from ..flow.velocity import Field
-from ..identity import Spec
+from ..identity import Record, Spec
 from ..models.base import Model, Network
 from ..solvers.base import Solver
 
 
-class TrainSettings(BaseModel):
+class TrainSettings(Record):
     """How a network is trained. Sizes are in samples seen, so that the batch size never changes their meaning."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -31,6 +43,18 @@ class TrainSettings(BaseModel):
     clip: PositiveFloat | None = 1.0  # largest norm of a network's gradient
     ema_samples: NonNegativeInt = 50_000  # half-life of the averaged weights; 0: no averaging
     precision: Literal["float32", "bfloat16"] = "float32"
+    loss: Loss = MSE()
+    weight: Weight = Uniform()
+
+    unchanged = {"loss": {"name": "mse", "version": 1}, "weight": {"name": "uniform", "version": 1}}
+
+    @field_validator("loss", "weight", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any, info: ValidationInfo) -> Any:
+        try:
+            return (LOSSES if info.field_name == "loss" else WEIGHTS).build(value)
+        except UserError as error:
+            raise ValueError(str(error)) from None
 
     @property
     def steps(self) -> int:
@@ -58,7 +82,7 @@ class FlowSpec(Spec):
     source: Data
     path: Path
     coupling: Coupling
-    prediction: Literal["velocity"]
+    prediction: Prediction
     times: TimeLaw
     model: Model
     train: TrainSettings
@@ -82,17 +106,23 @@ FlowSpec.model_rebuild()
 
 
 class NetworkField:
-    """A trained network as velocity v(t, x), preconditioned where the path asks for it."""
+    """A trained network as velocity v(t, x), whatever it predicts."""
 
-    def __init__(self, network: Network, path: Path, data_std: float):
-        self.network, self.path, self.data_std = network, path, data_std
+    def __init__(self, network: Network, reading: Parametrisation):
+        self.network, self.reading = network, reading
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
-        if not self.path.preconditioned:
+        if self.reading.plain:
             return self.network(t, x)
-        p = self.path.preconditioning(column(t, x), self.data_std)
+        t = self.reading.asked(t)
+        p = self.reading.head(column(t, x))
         c_in, c_skip, c_out = (c.to(x.dtype) for c in (p.c_in, p.c_skip, p.c_out))
         return c_skip * x + c_out * self.network(t, c_in * x)
+
+
+def parametrisation(spec: FlowSpec, data_std: float) -> Parametrisation:
+    """How the flow's network is read, in training and in sampling."""
+    return Parametrisation(spec.path, spec.prediction, data_std)
 
 
 def velocity_field(spec: FlowSpec, weights: dict[str, Tensor] | None, device: str = "cpu") -> Field:
@@ -102,4 +132,4 @@ def velocity_field(spec: FlowSpec, weights: dict[str, Tensor] | None, device: st
     network = spec.model.network(spec.data.shape, [spec.seed])
     network.load_state_dict(weights or {})
     network.to(device).eval().requires_grad_(False)
-    return NetworkField(network, spec.path, spec.data.moments()[1])
+    return NetworkField(network, parametrisation(spec, spec.data.moments()[1]))

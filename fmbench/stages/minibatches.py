@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..flow.couplings import Coupling
 from ..randomness import generator
-from .flow import FlowSpec
+from .flow import FlowSpec, parametrisation
 
 FLOATS_IN_ADVANCE = 2**20  # a block holds up to this many numbers a seed
 STEPS_IN_ADVANCE = 64
@@ -85,6 +85,7 @@ class _Block:
     spec: FlowSpec
     length: int
     t: Tensor  # (n,) float64
+    noise: Tensor | None  # (n, *shape), of a bridge
     ends: Sequence[Pairs | Future[Pairs]]  # pieces of x0 and x1
 
     @classmethod
@@ -97,25 +98,21 @@ class _Block:
         else:
             index = torch.randint(len(pairs[0]), (n,), generator=rng)
             x0, x1 = pairs[0][index], pairs[1][index]
-        t = spec.path.end_time * spec.times.draw(n, rng)
+        t = spec.times.draw(n, rng, spec.path).clamp(min=spec.path.start_time)
+        noise = None if spec.path.affine else torch.randn(x1.shape, generator=rng, dtype=torch.float64)
         if pool is None:
-            return cls(spec, length, t, [(x0, x1)])
+            return cls(spec, length, t, noise, [(x0, x1)])
         size = getattr(spec.coupling, "batch", None) or spec.train.batch
         pieces = zip(x0.split(size), x1.split(size), strict=True)
         names = ("pair", spec.reflow, spec.seed, block)
-        return cls(
-            spec, length, t, [pool.submit(_paired, spec.coupling, a, b, *names, k) for k, (a, b) in enumerate(pieces)]
-        )
+        ends = [pool.submit(_paired, spec.coupling, a, b, *names, k) for k, (a, b) in enumerate(pieces)]
+        return cls(spec, length, t, noise, ends)
 
     def prepared(self, data_std: float) -> Step:
         """t `(K, B)`, inputs and targets `(K, B, *shape)`, float32."""
         ends = [piece.result() if isinstance(piece, Future) else piece for piece in self.ends]
         x0, x1 = (torch.cat(side).double() for side in zip(*ends, strict=True))
-        inputs, targets = self.spec.path.point(x0, x1, self.t)
-        if self.spec.path.preconditioned:
-            p = self.spec.path.preconditioning(self.t.reshape(-1, *[1] * (x1.dim() - 1)), data_std)
-            targets = (targets - p.c_skip * inputs) / p.c_out
-            inputs = p.c_in * inputs
+        inputs, targets = parametrisation(self.spec, data_std).regression(x0, x1, self.t, self.noise)
         steps = (self.length, self.spec.train.batch)
         inputs, targets = (x.float().reshape(*steps, *x1.shape[1:]) for x in (inputs, targets))
         return self.t.float().reshape(steps), inputs, targets

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import Diverged
 from ..models.base import Network
 from ..randomness import seed_of
-from .flow import FlowSpec, TrainSettings
+from .flow import FlowSpec, TrainSettings, parametrisation
 from .minibatches import minibatches
 
 ALIGNMENT = 64  # floats: whole vector registers and cache lines, unrolled
@@ -123,6 +123,7 @@ def train(
         loss_sum = torch.stack([state["loss_sum"] for state in known]).to(device)
         curve = list(torch.stack([state["curve"] for state in known], dim=1).unbind(0))
     data_std = first.data.moments()[1]
+    reading = parametrisation(first, data_std)
     log_every = max(1, steps // 100)
     started = last_saved = time.monotonic()
 
@@ -133,7 +134,7 @@ def train(
         bfloat16 = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.precision == "bfloat16")
         with bfloat16, _own_randomness(network, device, "dropout", first.reflow, first.seed, step):
             predicted = network(t, inputs)
-        loss = (predicted.float() - targets).square().flatten(1).mean(1)
+        loss = settings.loss.of(predicted.float() - targets, settings.weight.at(reading, t))
         gradient = packed.backward(loss.sum())
         if settings.clip is not None:
             gradient *= (settings.clip / (gradient.norm(dim=1, keepdim=True) + 1e-12)).clamp(max=1.0)

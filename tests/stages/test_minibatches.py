@@ -12,7 +12,8 @@ from toy_flows import flow
 
 from fmbench.errors import UserError
 from fmbench.flow import COUPLINGS, PATHS
-from fmbench.stages.flow import FlowSpec, NetworkField
+from fmbench.flow.predictions import PREDICTIONS, Prediction
+from fmbench.stages.flow import FlowSpec, NetworkField, parametrisation
 from fmbench.stages.minibatches import minibatches, steps_in_advance
 
 
@@ -68,6 +69,7 @@ def test_times_stay_within_the_path(path: str) -> None:
     assert t.min() >= 0
     assert t.max() <= spec.path.end_time + 1e-7
     assert t.max() > 0.999 * spec.path.end_time
+    assert t.min() >= spec.path.start_time * (1 - 1e-6)
     assert inputs.isfinite().all()
     assert targets.isfinite().all()
     if spec.path.preconditioned:
@@ -76,21 +78,41 @@ def test_times_stay_within_the_path(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS.names())
-def test_a_network_that_hits_its_targets_is_the_velocity(path: str) -> None:
-    """Training and sampling must precondition alike."""
-    spec, std = flow(path=path), 2.1
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_network_that_hits_its_targets_is_the_velocity(path: str, prediction: Prediction) -> None:
+    """Training and sampling must read the network alike, whatever it predicts."""
+    spec, std = flow(path=path, prediction=prediction), 2.1
+    if not spec.path.affine:
+        pytest.skip("the bridge's own noise is not seen from outside")
     seen_times, seen, wanted = (part[0] for part in steps(spec, 0, 1, std))
-    plain = spec.model_copy(update={"path": PATHS.build("rectified")})
+    plain = spec.model_copy(update={"path": PATHS.build("rectified"), "prediction": "velocity"})
     x0, x1 = (piece[0] for piece in pieces(plain, 0, 1))
     t = seen_times.double()
     x, u = spec.path.point(x0, x1, t)
-    field = NetworkField(lambda t, inputs: wanted.double(), spec.path, std)  # type: ignore[arg-type]
-    near = t < 0.99  # where t itself, rounded to float32, still fixes u
+    reading = parametrisation(spec, std)
+    field = NetworkField(lambda t, inputs: wanted.double(), reading)  # type: ignore[arg-type]
+    near = (t < 0.99) & (t > 0.01)  # where t itself, rounded to float32, still fixes u
     assert torch.allclose(field(t, x)[near], u[near], rtol=1e-3, atol=1e-3 * u.std().item())
     if spec.path.preconditioned:
         shown: list[Tensor] = []
-        NetworkField(lambda t, inputs: shown.append(inputs) or inputs, spec.path, std)(t, x)  # type: ignore[arg-type,func-returns-value]
+        NetworkField(lambda t, inputs: shown.append(inputs) or inputs, reading)(t, x)  # type: ignore[arg-type,func-returns-value]
         assert torch.allclose(shown[0].float(), seen, atol=1e-4)
+
+
+@pytest.mark.parametrize("path", ["icfm", "sb-cfm"])
+def test_a_bridges_noise_moves_nothing_else(path: str) -> None:
+    """x0, x1 and t are those of the affine path; the noise, recovered, is standard normal and not theirs."""
+    t, x, _ = (part.double().flatten(0, 1) for part in steps(flow(path=path), 0, 64))
+    same_t, line, u = (part.double().flatten(0, 1) for part in steps(flow(), 0, 64))
+    assert torch.allclose(t, same_t.clamp(1e-5, 1 - 1e-5), atol=1e-4)
+    s = PATHS.build(path).schedule(t)
+    assert s.gamma is not None
+    inside = (t > 0.01) & (t < 0.99)
+    noise = ((x - line) / s.gamma[:, None])[inside]
+    n = noise.numel()
+    assert abs(noise.mean()) < 5 / n**0.5
+    assert abs(noise.var() - 1) < 5 * (2 / n) ** 0.5
+    assert abs((noise * u[inside]).mean()) < 5 * u.std() / n**0.5
 
 
 @pytest.mark.parametrize("size", [None, 16, 64, 256])

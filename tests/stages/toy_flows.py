@@ -6,6 +6,7 @@ from typing import Any
 
 from fmbench.data import DATA
 from fmbench.flow import COUPLINGS, PATHS
+from fmbench.flow.predictions import Prediction
 from fmbench.flow.times import TIMES
 from fmbench.models import MODELS
 from fmbench.stages.flow import FlowSpec, TrainSettings
@@ -20,6 +21,8 @@ def flow(
     data: Any = "gaussian-mixture",
     path: Any = "rectified",
     coupling: Any = "independent",
+    prediction: Prediction = "velocity",
+    times: Any = "uniform",
     model: Any = TINY,
     seed: int = 0,
     **train: Any,
@@ -30,8 +33,8 @@ def flow(
         source=DATA.build({"name": "normal", "dims": law.shape}),
         path=PATHS.build(path),
         coupling=COUPLINGS.build(coupling),
-        prediction="velocity",
-        times=TIMES.build("uniform"),
+        prediction=prediction,
+        times=TIMES.build(times),
         model=MODELS.build(model),
         train=TrainSettings(**{"samples": 70 * 64, "batch": 64, **train}),  # past one block of 64 steps
         seed=seed,

@@ -1,0 +1,154 @@
+"""Predictions: what a network says about x_t (velocity, noise ε, data x1 or score), and how one becomes another.
+
+With x = α x1 + σ ε every prediction is y = A x1 + B ε: (A, B) = (α̇, σ̇) for the velocity, (0, 1) for ε, (1, 0) for the data,
+(0, −1/σ) for the score. Eliminating x1 and ε between x and one y gives any other, linear in both:
+
+    y' = ((A'B − AB') x + (αB' − σA') y) / (αB − σA)
+
+Expectations given x_t are related in the same way, for ε = x0 standard normal and independent of x1 (then, and only then, the
+score is −E[ε | x_t]/σ). Where the denominator vanishes the prediction does not determine the other: ε at α = 0, data at σ = 0.
+
+A trained network's velocity is v = c_skip x + c_out F(c_in x, t) for each prediction: `Parametrisation` has the coefficients.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .couplings import Coupling
+from .paths import Path, Preconditioning, Schedule, column
+
+Prediction = Literal["velocity", "epsilon", "data", "score"]
+PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
+
+STIFFEST = 20.0
+"""1/ε: the velocity that follows from noise or score changes with x at the rate α̇/α, which diverges at t = 0 where α does
+vanish; that from data at the rate σ̇/σ, which diverges at t = 1. There the network's error is magnified without bound and no
+explicit step is short enough. The field therefore asks the network at no time where the rate exceeds 1/ε = 20, and holds the
+time still beyond, v(t, x) = v(t_ε, x): on `rectified` for t < 0.05 (noise, score) or t > 0.95 (data). Training sees all times.
+"""
+
+
+def convert(y: Tensor, have: Prediction, want: Prediction, s: Schedule, x: Tensor) -> Tensor:
+    """The prediction `want` at x from the prediction `have`.
+
+    Args:
+        y, x: `(B, *shape)`. s: an affine schedule, shaped to broadcast against x.
+    """
+    if have == want:
+        return y
+    if have == "score":
+        have, y = "epsilon", -s.sigma * y
+        if want == "epsilon":
+            return y
+    if want == "score":
+        return -convert(y, have, "epsilon", s, x) / s.sigma
+    a, b = _parts(have, s)
+    a_, b_ = _parts(want, s)
+    return ((a_ * b - a * b_) * x + (s.alpha * b_ - s.sigma * a_) * y) / (s.alpha * b - s.sigma * a)
+
+
+def _parts(prediction: Prediction, s: Schedule) -> tuple[Tensor, Tensor]:
+    """A and B of y = A x1 + B ε."""
+    zero, one = torch.zeros_like(s.alpha), torch.ones_like(s.alpha)
+    return {"velocity": (s.d_alpha, s.d_sigma), "epsilon": (zero, one), "data": (one, zero)}[prediction]
+
+
+def check(prediction: Prediction, path: Path, coupling: Coupling, source: str, reflow: int) -> None:
+    """Raises `UserError` where what is predicted does not determine the velocity."""
+    if prediction == "velocity":
+        return
+    broken = (
+        f"path '{path.label()}' is a bridge"
+        if not path.affine
+        else f"coupling '{coupling.label()}' is not independent"
+        if coupling.name != "independent"
+        else f"the pairs of reflow = {reflow} are not independent"
+        if reflow
+        else f"source '{source}' is not normal"
+        if source != "normal"
+        else ""
+    )
+    if broken:
+        raise UserError(
+            f"flow.prediction = '{prediction}': {broken}, so that it does not determine the velocity. Use prediction "
+            "'velocity', or independent coupling, a normal source, an affine path and no reflow."
+        )
+
+
+class Parametrisation:
+    """How the network F of a flow is read: what goes in, what it is trained to say, and the velocity that follows.
+
+    F says the prediction itself (of the score σ s, see `target`). On paths that ask for preconditioning the inputs are scaled,
+    and a velocity is then learned by its residual (`Path.preconditioning`).
+
+    Args:
+        data_std: the data's standard deviation, for the scaling.
+    """
+
+    def __init__(self, path: Path, prediction: Prediction, data_std: float):
+        self.path, self.prediction, self.data_std = path, prediction, data_std
+        self.plain = prediction == "velocity" and not path.preconditioned  # F is the velocity
+        noise, data = prediction in ("epsilon", "score"), prediction == "data"
+        self.first = _where_slow(path, "alpha", 0.0) if noise else 0.0
+        self.last = _where_slow(path, "sigma", 1.0) if data else 1.0
+
+    def head(self, t: Tensor) -> Preconditioning:
+        """c_in, c_skip and c_out of v = c_skip x + c_out F(c_in x, t), where the network is asked (`STIFFEST`)."""
+        one = torch.ones_like(t)
+        if self.plain:
+            return Preconditioning(one, 0 * one, one)
+        scaled = self.path.preconditioning(t, self.data_std) if self.path.preconditioned else None
+        if self.prediction == "velocity" and scaled is not None:
+            return scaled
+        s = self.path.schedule(self.asked(t))
+        known: Prediction = "data" if self.prediction == "data" else "epsilon"
+        c_skip = convert(0 * one, known, "velocity", s, one)
+        c_out = convert(one, known, "velocity", s, 0 * one)
+        return Preconditioning(
+            one if scaled is None else scaled.c_in, c_skip, -c_out if self.prediction == "score" else c_out
+        )
+
+    def asked(self, t: Tensor) -> Tensor:
+        """The time at which the network is asked in place of t."""
+        return t.clamp(self.first, self.last)
+
+    def regression(self, x0: Tensor, x1: Tensor, t: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What F sees at times t `(B,)` and what it should say: `(B, *shape)` each.
+
+        Args:
+            noise: of a bridge, see `Path.point`.
+
+        The score is learned as σ s = −ε, with which denoising score matching under its usual weight λ = σ² (Song 2021, eq. 7)
+        is a plain regression of targets of unit variance. That is how Song's code reads its networks, too, and the reason why
+        score and noise are one regression and differ by a sign alone.
+        """
+        x, u = self.path.point(x0, x1, t, noise)
+        target = {"velocity": u, "epsilon": x0, "data": x1, "score": -x0}[self.prediction]
+        if not self.path.preconditioned:
+            return x, target
+        p = self.path.preconditioning(column(t, x), self.data_std)
+        if self.prediction == "velocity":
+            target = (target - p.c_skip * x) / p.c_out
+        return p.c_in * x, target
+
+
+def _where_slow(path: Path, name: Literal["alpha", "sigma"], end: float) -> float:
+    """The time nearest to `end` at which |α̇/α| or |σ̇/σ|, decreasing away from that end, is at most `STIFFEST`."""
+
+    def fast(t: float) -> bool:
+        s = path.schedule(torch.tensor(t, dtype=torch.float64))
+        value, slope = getattr(s, name).item(), getattr(s, f"d_{name}").item()
+        return not abs(slope) <= STIFFEST * value  # infinite and undefined slopes too
+
+    near, far = end, 0.5
+    if not fast(near):
+        return end
+    for _ in range(60):
+        middle = 0.5 * (near + far)
+        near, far = (middle, far) if fast(middle) else (near, middle)
+    return far
