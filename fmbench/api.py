@@ -26,7 +26,7 @@ from .stages.flow import FlowSpec
 from .stages.sample import SampleSpec
 from .store import ResultFolder, Store
 from .suite import Suite, load, parse
-from .table import frame
+from .table import COLUMNS, frame
 
 SNAPSHOT_SECONDS = 10.0  # between tables written while a run goes on
 PICTURED = 512  # points drawn of each set of 2-D samples; images: 36
@@ -153,11 +153,7 @@ def rows(plan: Plan, outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
 
 def _row(suite: str, cell: Cell, outcome: Outcome) -> dict[str, Any]:
     metric = cell.spec.metric
-    measured = {
-        name: getattr(outcome, name)
-        for name in ("value", "stderr", "n", "status", "reason", "seconds", "device", "nfe", "steps")
-        if getattr(outcome, name) is not None
-    }
+    measured = {name: value for name, value in vars(outcome).items() if name in COLUMNS and value is not None}
     return {
         "suite": suite,
         **cell.columns,
@@ -283,7 +279,7 @@ def _named(columns: dict[str, Any]) -> dict[str, Any]:
 
 
 def _solver_name(sample: SampleSpec) -> str:
-    return sample.solver.name
+    return sample.solver.title()
 
 
 def _many(shape: tuple[int, ...], size: int | None) -> int:

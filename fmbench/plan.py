@@ -119,11 +119,13 @@ def _sample_cells(suite: Suite, flow: FlowSpec) -> list[Cell]:
     columns = {**flow_columns(flow), "sample_seed": suite.sample.seed}
     cells = []
     for budget in suite.sample.solvers:
-        sample = SampleSpec(**shared, solver=budget.solver, steps=budget.steps, grid=budget.grid)
+        budget.check(flow.path)
+        batch = budget.batch or suite.sample.batch
+        sample = SampleSpec(**{**shared, "batch": batch}, solver=budget.solver, steps=budget.steps, grid=budget.grid)
         for m in suite.metrics:
             if m.scope == "samples":
                 spec = MeasureSpec(cell=sample, reference=reference, metric=m)
-                cells.append(Cell({**columns, **budget_columns(budget), "metric": m.label()}, spec))
+                cells.append(Cell({**columns, **budget_columns(budget, batch), "metric": m.label()}, spec))
     return cells
 
 
@@ -201,6 +203,7 @@ def _check(flow: FlowSpec) -> None:
     flow.path.check(flow.coupling)
     flow.times.check(flow.path)
     predictions.check(flow.prediction, flow.path, flow.coupling, flow.source.name, flow.reflow)
+    flow.coupling.check(flow.source, flow.data)
     flow.model.check(flow.path, flow.coupling, flow.source, flow.data)
     if flow.model.trained:
         steps_in_advance(flow.train.batch, math.prod(flow.data.shape), flow.coupling)
@@ -238,16 +241,17 @@ def flow_columns(flow: FlowSpec) -> dict[str, Any]:
     return {**columns, "reflow": flow.reflow, "seed": flow.seed, "distilled": 0, "method": method_of(flow)}
 
 
-def budget_columns(budget: Budget) -> dict[str, Any]:
-    """The columns that a budget fixes before anything is run."""
+def budget_columns(budget: Budget, batch: int) -> dict[str, Any]:
+    """The columns that a budget fixes before anything is run. The batch is named where it can matter, or was asked for."""
     parameters = budget.solver.parameters()
     return {
-        "solver": budget.solver.name,
+        "solver": budget.solver.title(),
         "grid": None if budget.grid is None else label_of(budget.grid),
         "steps": budget.steps,
-        "nfe": None if budget.steps is None else float(budget.steps * budget.solver.calls_per_step),
+        "nfe": None if budget.steps is None else float(budget.solver.calls_for(budget.steps)),
         "rtol": parameters.get("rtol"),
         "atol": parameters.get("atol"),
+        "batch": batch if budget.batch or budget.solver.depends_on_batch else None,
     }
 
 

@@ -164,11 +164,18 @@ def name_of(value: Any) -> str:
 
 
 class Budget(_Strict):
-    """One way to sample: a solver, and for fixed-step ones its grid and number of steps."""
+    """One way to sample: a solver, for fixed-step ones its grid and number of steps, and a batch if not the suite's."""
 
     solver: Solver
     grid: Grid | None = None
     steps: PositiveInt | None = None
+    batch: PositiveInt | None = None
+
+    def check(self, path: Path) -> None:
+        """Raises `UserError` where this solver or this grid cannot follow such a path."""
+        self.solver.check(path)
+        if self.grid is not None:
+            self.grid.check(path)
 
 
 def _budgets(value: Any) -> list[Budget]:
@@ -176,9 +183,10 @@ def _budgets(value: Any) -> list[Budget]:
     item = {"name": value} if isinstance(value, str) else dict(value) if isinstance(value, dict) else value
     if not isinstance(item, dict):
         raise ValueError(f"{value!r} is no solver: write a name or a mapping with a name")
-    nfe, steps, grid = item.pop("nfe", None), item.pop("steps", None), item.pop("grid", None)
+    nfe, steps, grid, batch = (item.pop(key, None) for key in ("nfe", "steps", "grid", "batch"))
     budgets: list[Budget] = []
     try:
+        batches = [None] if batch is None else [_positive("batch", b) for b in _listed(batch)]
         for spec in _product(SOLVERS, item):
             solver = SOLVERS.build(spec)
             if solver.adaptive:
@@ -186,7 +194,7 @@ def _budgets(value: Any) -> list[Budget]:
                     key for key, value in (("nfe", nfe), ("steps", steps), ("grid", grid)) if value is not None
                 ]:
                     raise UserError(f"solver '{solver.name}' chooses its own steps: give rtol and atol, not {given[0]}")
-                budgets.append(Budget(solver=solver))
+                budgets += [Budget(solver=solver, batch=b) for b in batches]
                 continue
             if (nfe is None) == (steps is None):
                 raise UserError(
@@ -199,8 +207,8 @@ def _budgets(value: Any) -> list[Budget]:
             )
             if not counts:
                 raise UserError(f"solver '{solver.name}': the list of its budgets is empty: give at least one")
-            grids = [GRIDS.build(g) for g in _listed("uniform" if grid is None else grid)]
-            budgets += [Budget(solver=solver, grid=g, steps=n) for g in grids for n in counts]
+            grids = [GRIDS.build(g) for g in _listed(solver.default_grid if grid is None else grid)]
+            budgets += [Budget(solver=solver, grid=g, steps=n, batch=b) for b in batches for g in grids for n in counts]
     except UserError as error:
         raise ValueError(str(error)) from None
     return budgets
@@ -237,9 +245,9 @@ class SampleSettings(_Strict):
         if not value or not isinstance(value, list):
             raise ValueError("a list with at least one solver, such as {name: euler, nfe: [1, 2, 4]}")
         budgets = [budget for item in value for budget in (_budgets(item) if not isinstance(item, Budget) else [item])]
-        seen: set[tuple[str, str, int | None]] = set()
+        seen: set[tuple[str, str, int | None, int | None]] = set()
         for budget in budgets:
-            cell = (budget.solver.label(), label_of(budget.grid), budget.steps)
+            cell = (budget.solver.label(), label_of(budget.grid), budget.steps, budget.batch)
             if cell in seen:
                 raise ValueError(f"solver '{cell[0]}' with {budget.steps} steps is listed twice")
             seen.add(cell)
@@ -324,7 +332,7 @@ def _resolved(value: Any) -> Any:
         return value.spec()
     if isinstance(value, Budget):
         budget = {"grid": value.grid.spec(), "steps": value.steps} if value.grid else {}
-        return {**value.solver.spec(), **budget}
+        return {**value.solver.spec(), **budget, **({} if value.batch is None else {"batch": value.batch})}
     if isinstance(value, BaseModel):
         return {name: _resolved(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, (list, tuple)):

@@ -30,12 +30,14 @@ COLUMNS: dict[str, str] = {
     **dict.fromkeys(["status", "reason"], "string"),
     "seconds": "float64",
     **dict.fromkeys(["device", "key"], "string"),
+    **dict.fromkeys(["accepted", "rejected", "startup", "vjp"], "float64"),
+    "batch": "Int64",
 }
 """The contract: every column of `results.parquet`, in order, with its dtype. A missing float is NaN, all else NA."""
 
 TASK = ("suite", "data", "source")
 FLOW = ("method", "path", "coupling", "prediction", "times", "model", "reflow", "distilled", "guidance")
-SAMPLER = ("solver", "grid", "steps", "nfe", "rtol", "atol")
+SAMPLER = ("solver", "grid", "steps", "nfe", "rtol", "atol", "batch")
 DESCRIPTION = ("unit", "higher_is_better")  # a function of the metric, which a failed row may lack
 IDENTITY = (*TASK, *FLOW, *SAMPLER, "metric", *DESCRIPTION)
 """What two rows of one cell share: they differ in their seeds only (see `cell_key`)."""
@@ -150,17 +152,19 @@ def flow_labels(table: pd.DataFrame) -> pd.Series:
 
 
 def sampler_labels(table: pd.DataFrame) -> pd.Series:
-    """For each row its solver: "euler", with its grid where several are used, with its tolerance where it adapts."""
-    grids = table.groupby("solver", dropna=True)["grid"].nunique(dropna=False)
+    """For each row its solver: "euler", with its grid or batch where several are used, with its tolerance where it adapts."""
+    by_solver = table.groupby("solver", dropna=True)
+    grids, batches = (by_solver[name].nunique(dropna=False) for name in ("grid", "batch"))
 
     def label(row: Mapping[str, Any]) -> str | None:
         if row["solver"] is None:
             return "floor" if row["model"] == FLOOR else None
         parts = [row["grid"]] if row["grid"] is not None and grids[row["solver"]] > 1 else []
         parts += [] if row["rtol"] is None else [f"{row['rtol']:.0e}".replace("e-0", "e-")]
+        parts += [f"batch {row['batch']}"] if row["batch"] is not None and batches[row["solver"]] > 1 else []
         return " ".join([row["solver"], *parts])
 
-    labels = [label(row) for row in records(table[["solver", "grid", "rtol", "model"]])]
+    labels = [label(row) for row in records(table[["solver", "grid", "rtol", "batch", "model"]])]
     return pd.Series(labels, index=table.index, dtype="string")
 
 

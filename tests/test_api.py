@@ -220,7 +220,7 @@ OWN = {
              "model": {"name": "random-features", "width": 64}, "reflow": [0, 1], "seed": [0, 1]},
     "train": {"samples": 4096, "batch": 64, "lr": 1e-2, "ema_samples": 256},
     "pairs": {"n": 128, "solver": {"name": "dopri5", "rtol": 1e-2, "atol": 1e-2}},
-    "sample": {"n": 128, "reference": {"tolerance": 1e-3}, "solvers": [{"name": "ralston", "nfe": [2, 4]}]},
+    "sample": {"n": 128, "reference": {"tolerance": 1e-3}, "solvers": [{"name": "kutta3", "nfe": [3, 6]}]},
     "metrics": ["mean_gap", "sliced_w2", "transport_cost", "nll", "pair_cost"],
 }  # fmt: skip
 
@@ -231,7 +231,7 @@ def test_one_own_component_of_each_kind(plugin: Callable[[str], str], tmp_path: 
     assert set(table["status"]) == {"ok"}, table[["metric", "reason"]].dropna()
     assert set(table["path"].dropna()) == {"power", "power[p=1]"}
     assert set(table["coupling"].dropna()) == {"independent", "sorted"}
-    assert set(table["solver"].dropna()) == {"ralston", "reference"}
+    assert set(table["solver"].dropna()) == {"kutta3", "reference"}
     assert {"Power", "Power+sorted", "Power, 2-rectified"} <= set(table["method"])
     assert set(table["data"]) == {"ring[radius=1.5]"}
     floors = table[table["model"] == "data"].set_index("metric")["value"]

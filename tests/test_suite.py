@@ -152,6 +152,9 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("sample.solvers=[{name: euler, nfe: [2, 2]}]", ["'euler' with 2 steps is listed twice"]),
     ("sample.solvers=[{name: euler, nfe: 1, grid: unform}]", ["'unform'", "'uniform'"]),
     ("sample.solvers=[{name: dopri5, nfe: 10}]", ["'dopri5'", "rtol", "not nfe"]),
+    ("sample.solvers=[{name: edm-heun, nfe: 4}]", ["cannot meet nfe = 4", "2 · steps − 1, nearest 3 or 5"]),
+    ("sample.solvers=[{name: euler, nfe: 4, batch: 0}]", ["batch = 0", "whole numbers from 1"]),
+    ("sample.solvers=[{name: euler, nfe: 4, grid: cosin}]", ["grid", "'cosine'"]),
     ("sample.solvers=[{name: dopri5, rtoll: 1}]", ["'rtoll'", "'rtol'"]),
     ("sample.solvers=[{name: dopri5, rtol: 0}]", ["rtol = 0", "greater than 0"]),
     ("sample.solvers=[7]", ["sample.solvers", "7"]),
@@ -162,7 +165,7 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("metrics=[{name: w2, n: 10}, {name: w2, n: 20}]", ["metrics", "'w2' is listed twice"]),
     ("metrics=[{name: w2, n: 65}]", ["n = 65", "sample.n is 64"]),
     ("metrics=[{name: sliced_w2, projection: 3}]", ["metrics", "'projection'", "'projections'"]),
-    ("pairs.solver=dopri", ["pairs", "'dopri5'"]),
+    ("pairs.solver=dopri", ["pairs", "Did you mean 'dopri"]),
     ("claims=[something]", ["claims", "'something'"]),
     ("data=null", ["data", "tasks"]),
     ("tasks=[moons]", ["tasks.0"]),
@@ -332,7 +335,11 @@ def some(values: list[Any]) -> st.SearchStrategy[list[Any]]:
 def suites(draw: st.DrawFn) -> dict[str, Any]:
     """Mappings that are valid suites."""
     solvers = [
-        {"name": name, draw(st.sampled_from(["steps", "nfe"])): [k * SOLVERS.get(name).calls_per_step for k in counts]}
+        {
+            "name": name,
+            draw(st.sampled_from(["steps", "nfe"])): [SOLVERS.build(name).calls_for(k) for k in counts],
+            **draw(st.sampled_from([{}, {}, {"batch": 64}, {"batch": [1, 64]}])),
+        }
         for name in draw(some(FIXED))
         for counts in [draw(st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True))]
     ]
@@ -349,7 +356,7 @@ def suites(draw: st.DrawFn) -> dict[str, Any]:
             "seed": draw(st.sampled_from([seeds, seeds[0]])),
         },
         "train": {"lr": draw(st.floats(1e-6, 1)), "batch": 64, "clip": draw(st.none() | st.floats(0.1, 9))},
-        "sample": {"n": draw(st.integers(1, 500)), "solvers": [*solvers, *draw(st.sampled_from([[], ["dopri5"]]))]},
+        "sample": {"n": draw(st.integers(1, 500)), "solvers": [*solvers, *draw(st.sampled_from([[], ["dopri5"], [{"name": "dopri5", "per_sample": [True, False], "batch": [8, 9]}]]))]},
         "metrics": draw(some(["sliced_w2", "nfe", "transport_cost", {"name": "mmd"}, "straightness", "seconds"])),
     }  # fmt: skip
 

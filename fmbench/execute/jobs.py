@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
 import torch
 
 from ..errors import BudgetExceeded, Diverged, Skip
-from ..flow.velocity import Field
+from ..flow.velocity import Field, Velocity
 from ..identity import Spec
 from ..metrics.base import Geometry, Resources
 from ..metrics.geometry import broken_identity
@@ -39,6 +39,10 @@ class Outcome:
     device: str | None = None
     nfe: float | None = None
     steps: int | None = None
+    accepted: float | None = None
+    rejected: float | None = None
+    startup: float | None = None
+    vjp: float | None = None
     trace: str | None = None  # of an unexpected exception, for the manifest
 
 
@@ -191,7 +195,7 @@ class Bench:
 
     def _alone(self, spec: AloneSpec) -> Outcome:
         pairs = spec.pairs if isinstance(spec, PairingSpec) else None
-        outcome = self._measured(spec, lambda: alone(spec, self._read_pairs(pairs)))
+        outcome = self._measured(spec, lambda: _valued(alone(spec, self._read_pairs(pairs))))
         self.progress("measured", 1)
         return outcome
 
@@ -207,14 +211,16 @@ class Bench:
             geometry = {name: value for name, value in vars(solved.geometry).items() if isinstance(value, torch.Tensor)}
             tensors = {**geometry, "trajectories": solved.trajectories, "times": solved.times}
             info: dict[str, Any] = {"error": solved.geometry.error, "steps": solved.steps, "nfe": solved.nfe}
+            ledger = solved.ledger
         else:
             sampled = sample(cell, field_, self.device)
             tensors, info = {"x": sampled.x}, {**asdict(sampled.resources), "steps": sampled.steps}
-        info |= {"device": self.device, "took": time.perf_counter() - started}
+            ledger = sampled.ledger
+        info |= {"ledger": asdict(ledger), "device": self.device, "took": time.perf_counter() - started}
         self.store.write(cell.key, cell.identity(), info, tensors)
         return Outcome()
 
-    def _measure(self, spec: MeasureSpec) -> Estimate:
+    def _measure(self, spec: MeasureSpec) -> Outcome:
         info, geometry, steps = _geometry(self.store, spec.reference.key)
         if isinstance(spec.cell, ReferenceSpec):
             generated, resources = geometry.z1, Resources(info["nfe"], (info["took"],), None)
@@ -223,30 +229,21 @@ class Bench:
             generated = artefact.tensors["x"]
             facts = artefact.info
             resources = Resources(facts["nfe"], tuple(facts["seconds"]), facts["peak_memory_mb"])
-        return spec.metric.measure(
-            evidence(
-                spec.cell,
-                generated,
-                geometry,
-                resources,
-                _called_from_cpu(self._field(spec.cell.flow), self.device),
-                steps,
-                self._read_pairs(spec.cell.flow.pairs),
-            )
+        velocity = Velocity(_called_from_cpu(self._field(spec.cell.flow), self.device), path=spec.cell.flow.path)
+        pairs = self._read_pairs(spec.cell.flow.pairs)
+        outcome = _valued(
+            spec.metric.measure(evidence(spec.cell, generated, geometry, resources, velocity, steps, pairs))
         )
+        return replace(outcome, vjp=velocity.vjps / max(outcome.n or 0, 1))
 
-    def _measured(self, spec: MeasureSpec | AloneSpec, measure: Callable[[], Estimate]) -> Outcome:
+    def _measured(self, spec: MeasureSpec | AloneSpec, measure: Callable[[], Outcome]) -> Outcome:
         started = time.perf_counter()
-
-        def attempt() -> Outcome:
-            estimate = measure()
-            return Outcome(value=float(estimate.value), stderr=float(estimate.stderr), n=int(estimate.n))
-
-        result = self._attempt(attempt)
+        result = self._attempt(measure)
         facts = {"seconds": time.perf_counter() - started, "device": self.device}
         if isinstance(spec, MeasureSpec):
             info = self.store.info(spec.cell.key) or {}
             facts |= {"nfe": info.get("nfe"), "steps": round(info["steps"]) if "steps" in info else None}
+            facts |= info.get("ledger", {})
         result = Outcome(**{**asdict(result), **facts})
         if result.status in ("ok", "skipped"):
             self.store.write(
@@ -264,6 +261,10 @@ class Bench:
             raise
         except Exception as error:
             return _failure(error)
+
+
+def _valued(estimate: Estimate) -> Outcome:
+    return Outcome(value=float(estimate.value), stderr=float(estimate.stderr), n=int(estimate.n))
 
 
 def _failure(error: Exception) -> Outcome:

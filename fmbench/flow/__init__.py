@@ -26,6 +26,7 @@ COUPLINGS: Registry[Coupling] = Registry(
     {
         "independent": "fmbench.flow.couplings:Independent",
         "minibatch-ot": "fmbench.flow.couplings:MinibatchOT",
+        "label-ot": "fmbench.flow.couplings:LabelOT",
         "sinkhorn": "fmbench.flow.couplings:Sinkhorn",
     },
     listing="couplings",

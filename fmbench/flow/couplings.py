@@ -6,19 +6,31 @@ the minibatch; the metrics of `metrics/coupling.py` say by how much.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
+from ..errors import UserError
+from ..randomness import generator
 from ..registry import Component
 from .assignment import assignment
 from .sinkhorn import entropic_plan
 
+if TYPE_CHECKING:
+    from ..data.base import Data
+
 
 class Coupling(Component):
-    """A rule that pairs the two sides of a minibatch."""
+    """A rule that pairs the two sides of a minibatch. Implement `pair`, or `pair_labelled` where labels matter."""
+
+    def size(self, train_batch: int) -> int:
+        """Samples in one problem: the coupling's own `batch` where it has one, else the training batch."""
+        return getattr(self, "batch", None) or train_batch
+
+    def check(self, source: Data, data: Data) -> None:
+        """Raises `UserError` where this coupling cannot pair such laws: asked before anything is computed."""
 
     def pair(self, x0: Tensor, x1: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Index tensors `(i, j)` of `(B,)` each: x0[i] goes with x1[j] (and with x1's label j).
@@ -28,6 +40,12 @@ class Coupling(Component):
             rng: for couplings that sample; never the global generator.
         """
         raise NotImplementedError
+
+    def pair_labelled(
+        self, x0: Tensor, x1: Tensor, label: Tensor | None, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """As `pair`, given x1's labels `(B,)`, None where the data have none. This is what the stages call."""
+        return self.pair(x0, x1, rng)
 
 
 class Independent(Coupling):
@@ -66,17 +84,53 @@ class MinibatchOT(Coupling):
         return torch.arange(len(x0), device=x0.device), torch.from_numpy(j).to(x0.device)
 
 
+class LabelOT(MinibatchOT):
+    """Exact optimal transport inside each label of the minibatch: the coupling for models that are given labels.
+
+    C²OT with discrete conditions (Cheng & Schwing 2025, The Curse of Conditions). Transport that ignores
+    labels sends to each label the noise nearest to it; a conditional model then trains on a skewed prior p(x0 | label),
+    and samples from the whole one. Here each x0 takes the label of the x1 that it was drawn with, hence independent of
+    x0, and pairs across labels cost infinitely much: the problem falls apart into one assignment a label, every sample
+    is used once, and x0 stays independent of its partner's label at any batch size.
+
+    A label that comes once keeps its pair as drawn, so batches should be large against the number of labels.
+    """
+
+    name = "label-ot"
+
+    def check(self, source: Data, data: Data) -> None:
+        if data.draw(1, generator("labels"))[1] is None:
+            raise UserError(
+                f"coupling '{self.name}' pairs within labels, and data set '{data.name}' has none: use 'minibatch-ot'"
+            )
+
+    def pair(self, x0: Tensor, x1: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        raise TypeError(f"coupling '{self.name}' needs labels: call pair_labelled")
+
+    def pair_labelled(
+        self, x0: Tensor, x1: Tensor, label: Tensor | None, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """i = 0 … B − 1 and label[j] = label: each sample stays within the label it was drawn with."""
+        if label is None:
+            raise TypeError(f"coupling '{self.name}' needs labels, these data have none")
+        j = torch.arange(len(x0), device=x0.device)
+        for value in label.unique():
+            members = (label == value).nonzero().squeeze(1).to(x0.device)
+            j[members] = members[super().pair(x0[members], x1[members], rng)[1]]
+        return torch.arange(len(x0), device=x0.device), j
+
+
 class Sinkhorn(Coupling):
     """Entropic optimal transport inside the minibatch, and pairs drawn from its plan.
 
     Each x0 is used once; its x1 is drawn from the plan's row, independently of the other rows. So x0's marginal is the
     minibatch's own, x1's only on average: an x1 may come twice or never, between none left out (reg → 0, the exact
-    assignment) and a share of 1/e, 37 % (reg → ∞, independent uniform draws). Averaged over minibatches both marginals
-    are exact.
+    assignment) and a share of 1/e, 37 % (reg → ∞, independent uniform draws). On average every x1 comes once, up to the
+    iteration's tolerance.
 
     Args:
         reg: weight of the entropy, data units². The default 2 σ² with σ = 1 makes the plan the Schrödinger bridge's of
-            SB-CFM (Tong 2024, section 4.3).
+            SB-CFM (Tong 2024).
         batch: samples in one transport problem; a larger problem than the training batch is cut by the caller.
     """
 

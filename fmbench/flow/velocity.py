@@ -8,30 +8,52 @@ import torch
 from torch import Tensor
 
 from ..errors import BudgetExceeded, Diverged
+from .paths import Path
 
 Field = Callable[[Tensor, Tensor], Tensor]
 
 
 class Velocity:
-    """A field with a counter and, if asked, a budget. `nfe` is the number of network calls per sample so far.
+    """A field with its counters, the path that it belongs to and, if asked, a budget.
+
+    Counters: `nfe` calls so far (of the sample that was longest under way), `evaluations` and `vjps` the network calls and
+    vector-Jacobian products summed over samples: some solvers let finished samples go, so their mean may be below `nfe`.
 
     Args:
         field: `(t, x) -> v`, t `()` or `(B,)`, x and v `(B, *shape)`.
+        path: of the flow, for solvers that use its α and σ.
         calls_per_evaluation: network calls that one evaluation costs (guidance makes it 2).
         max_nfe: the call that would exceed it raises `BudgetExceeded`.
     """
 
-    def __init__(self, field: Field, *, calls_per_evaluation: int = 1, max_nfe: float = float("inf")):
+    def __init__(
+        self,
+        field: Field,
+        *,
+        path: Path | None = None,
+        calls_per_evaluation: int = 1,
+        max_nfe: float = float("inf"),
+    ):
         self.field = field
+        self.path = path
         self.calls_per_evaluation = calls_per_evaluation
         self.max_nfe = max_nfe
         self.nfe = 0
+        self.evaluations = 0
+        self.vjps = 0
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
         self.nfe += self.calls_per_evaluation
         if self.nfe > self.max_nfe:
             raise BudgetExceeded(f"the solver asked for more than max_nfe = {self.max_nfe:g} network calls")
+        self.evaluations += self.calls_per_evaluation * x.shape[0]
         return self.field(t, x)
+
+
+def count_vjps(field: Field, x: Tensor, products: int = 1) -> None:
+    """Notes so many vector-Jacobian products at each sample of x `(B, *shape)`, where the field counts."""
+    if isinstance(field, Velocity):
+        field.vjps += products * x.shape[0]
 
 
 def require_finite(x: Tensor, what: str) -> Tensor:

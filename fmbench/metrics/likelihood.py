@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..data.base import Data
 from ..errors import Skip
+from ..flow.velocity import count_vjps
 from ..randomness import generator
 from ..statistics import Estimate, mean
 from .base import Evidence, Field, Metric, take_up_to
@@ -107,4 +108,5 @@ def divergence_of(velocity: Field, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor
                 component.sum(), x, retain_graph=i + 1 < len(components), materialize_grads=True
             )
             divergence = divergence + row.flatten(1)[:, i]
+    count_vjps(velocity, x, len(components))
     return v.detach(), divergence.detach()

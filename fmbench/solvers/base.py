@@ -8,16 +8,19 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..errors import UserError
+from ..flow.paths import Path
 from ..flow.velocity import Velocity
 from ..registry import Component
 
 
 @dataclass(frozen=True)
 class Solution:
-    """The end state `(B, *shape)` and the number of (accepted) steps that led to it."""
+    """The end state `(B, *shape)` and the work of the integrator, each a mean over samples where samples differ."""
 
     x: Tensor
-    steps: int
+    steps: float  # accepted ones
+    rejected: float = 0.0  # steps tried in vain
+    startup: float = 0.0  # evaluations that only start the method: a first step size, the first step of a multistep one
 
 
 class Solver(Component):
@@ -26,27 +29,51 @@ class Solver(Component):
     order: ClassVar[int]
     adaptive: ClassVar[bool] = False
     calls_per_step: ClassVar[int]  # network calls; of adaptive solvers: of one trial step
+    extra_calls: ClassVar[int] = 0  # what a whole solve of k steps calls beyond k · calls_per_step; may be negative
+    first_same_as_last: ClassVar[bool] = False  # the last stage of a step is the first of the next, called once
+    default_grid: ClassVar[str] = "uniform"  # of fixed-step solvers, where the suite names none
     source: ClassVar[str]
+
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether one error norm spans the batch, so that a sample's result depends on its batch mates."""
+        return self.adaptive
+
+    def check(self, path: Path) -> None:
+        """Raises `UserError` where this solver cannot follow such a path: asked before anything is computed."""
 
     def integrate(self, velocity: Velocity, x: Tensor, times: Tensor) -> Solution:
         """From x at times[0] to times[-1].
 
         Args:
-            velocity: called as `velocity(t, x)` with t `()` float64.
+            velocity: called as `velocity(t, x)` with t `()` float64; `velocity.path` is the flow's path, where it has one.
             x: `(B, *shape)`.
             times: `(steps + 1,)` float64, increasing or decreasing; adaptive solvers use its ends alone.
         """
         raise NotImplementedError
 
+    def calls_for(self, steps: int) -> int:
+        """Network calls of a solve of so many steps."""
+        return steps * self.calls_per_step + self.extra_calls
+
     def steps_for(self, nfe: int) -> int:
         """The number of steps that costs exactly `nfe` calls, or `UserError`: budgets are met, never rounded."""
         if self.adaptive:
             raise UserError(f"solver '{self.name}' chooses its own calls: give rtol and atol, not nfe")
-        steps, rest = divmod(nfe, self.calls_per_step)
+        steps, rest = divmod(nfe - self.extra_calls, self.calls_per_step)
         if rest or steps < 1:
-            near = sorted({max(1, count) * self.calls_per_step for count in (steps, steps + 1)})
+            near = sorted({self.calls_for(max(1, count)) for count in (steps, steps + 1)})
+            valid = f"multiples of {self.calls_per_step}"
+            if self.extra_calls:
+                valid = f"{self.calls_per_step} · steps {'+' if self.extra_calls > 0 else '−'} {abs(self.extra_calls)}"
             raise UserError(
                 f"solver '{self.name}' cannot meet nfe = {nfe}: it makes {self.calls_per_step} calls a step. "
-                f"Valid: multiples of {self.calls_per_step}, nearest {' or '.join(map(str, near))}."
+                f"Valid: {valid}, nearest {' or '.join(map(str, near))}."
             )
         return steps
+
+    def title(self) -> str:
+        """The table's name: with the parameters that shape the result and have no column of their own."""
+        elsewhere = ("rtol", "atol", "max_nfe")
+        plain = {name: info.default for name, info in type(self).model_fields.items() if name in elsewhere}
+        return self.model_copy(update=plain).label()

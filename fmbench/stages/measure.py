@@ -16,6 +16,7 @@ from ..flow.couplings import Coupling
 from ..flow.velocity import Field
 from ..identity import Spec
 from ..metrics.base import Evidence, Exact, Geometry, Metric, Pairing, Resources
+from ..metrics.coupling import Minibatch
 from ..models import MODELS
 from ..randomness import generator
 from ..statistics import Estimate
@@ -93,6 +94,7 @@ def evidence(
         coupling=flow.coupling,
         train_batch=flow.train.batch,
         coupled=coupled(flow.data, flow.source, flow.coupling, flow.train.batch, cell.sample_seed, pairs),
+        fixed=pairs is not None,
         path=flow.path,
         generated=generated,
         geometry=geometry,
@@ -116,21 +118,14 @@ def coupled(
         pairs: of a reflow round, `(N, *shape)` each: then n of these, without repetition.
     """
 
-    def minibatch(size: int, k: int) -> Pairs:
-        rng = generator("coupled", seed, k)
-        x1, _ = data.draw(size, rng)
-        x0, _ = source.draw(size, rng)
-        i, j = coupling.pair(x0, x1, rng)
-        return x0[i], x1[j]
-
     def draw(n: int) -> Pairs:
         if pairs is not None:
             if n > len(pairs[0]):
                 raise Skip(f"{n} pairs asked for, the round was trained on {len(pairs[0])}: lower the metric's n")
             index = torch.randperm(len(pairs[0]), generator=generator("coupled", seed))[:n]
             return pairs[0][index], pairs[1][index]
-        size = getattr(coupling, "batch", None) or batch
-        parts = [minibatch(size, k) for k in range(-(-n // size))]
+        size = coupling.size(batch)
+        parts = [Minibatch.draw(data, source, coupling, size, seed, k).pairs for k in range(-(-n // size))]
         x0, x1 = (torch.cat(side)[:n] for side in zip(*parts, strict=True))
         return x0, x1
 
@@ -174,7 +169,8 @@ def alone(spec: AloneSpec, pairs: Pairs | None = None) -> Estimate:
     if isinstance(spec, PairingSpec):
         draw = coupled(spec.data, spec.source, spec.coupling, spec.batch, spec.sample_seed, pairs)
         known = {"data": spec.data, "source": spec.source, "coupling": spec.coupling, "seed": spec.sample_seed}
-        return spec.metric.measure(Pairing(**known, train_batch=spec.batch, coupled=draw))  # type: ignore[arg-type]
+        known |= {"train_batch": spec.batch, "fixed": pairs is not None, "coupled": draw}
+        return spec.metric.measure(Pairing(**known))  # type: ignore[arg-type]
     if isinstance(spec, TruthSpec):
         value = spec.metric.true_value(exact(spec.flow))
         if value is None:

@@ -69,7 +69,7 @@ def steps_in_advance(batch: int, d: int, coupling: Coupling) -> int:
         UserError: the coupling's batch and the training batch do not fit into each other.
     """
     steps = max(1, min(STEPS_IN_ADVANCE, FLOATS_IN_ADVANCE // (batch * d)))
-    ot_batch = getattr(coupling, "batch", None) or batch
+    ot_batch = coupling.size(batch)
     if ot_batch % batch and batch % ot_batch:
         raise UserError(
             f"coupling '{coupling.label()}': its batch must be a multiple or a divisor of train.batch = {batch}"
@@ -92,8 +92,9 @@ class _Block:
     def draw(cls, spec: FlowSpec, block: int, length: int, pairs: Pairs | None, pool: Executor | None) -> _Block:
         rng = generator("train", spec.reflow, spec.seed, block)
         n = length * spec.train.batch
+        label = None
         if pairs is None:
-            x1, _ = spec.data.draw(n, rng)
+            x1, label = spec.data.draw(n, rng)
             x0, _ = spec.source.draw(n, rng)
         else:
             index = torch.randint(len(pairs[0]), (n,), generator=rng)
@@ -102,10 +103,11 @@ class _Block:
         noise = None if spec.path.affine else torch.randn(x1.shape, generator=rng, dtype=torch.float64)
         if pool is None:
             return cls(spec, length, t, noise, [(x0, x1)])
-        size = getattr(spec.coupling, "batch", None) or spec.train.batch
-        pieces = zip(x0.split(size), x1.split(size), strict=True)
+        size = spec.coupling.size(spec.train.batch)
+        labels = [None] * (n // size) if label is None else label.split(size)
+        problems = zip(x0.split(size), x1.split(size), labels, strict=True)
         names = ("pair", spec.reflow, spec.seed, block)
-        ends = [pool.submit(_paired, spec.coupling, a, b, *names, k) for k, (a, b) in enumerate(pieces)]
+        ends = [pool.submit(_paired, spec.coupling, *problem, *names, k) for k, problem in enumerate(problems)]
         return cls(spec, length, t, noise, ends)
 
     def prepared(self, data_std: float) -> Step:
@@ -118,8 +120,8 @@ class _Block:
         return self.t.float().reshape(steps), inputs, targets
 
 
-def _paired(coupling: Coupling, x0: Tensor, x1: Tensor, *names: str | int) -> Pairs:
-    i, j = coupling.pair(x0, x1, generator(*names))
+def _paired(coupling: Coupling, x0: Tensor, x1: Tensor, label: Tensor | None, *names: str | int) -> Pairs:
+    i, j = coupling.pair_labelled(x0, x1, label, generator(*names))
     return x0[i], x1[j]
 
 

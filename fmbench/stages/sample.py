@@ -19,8 +19,8 @@ from ..identity import Spec
 from ..metrics.base import Geometry, Resources
 from ..randomness import stream
 from ..solvers.base import Solver
+from ..solvers.fourth_order import RK4
 from ..solvers.grids import Grid
-from ..solvers.tableaux import RK4
 from .flow import FlowSpec
 from .memory import PeakMemory
 
@@ -59,12 +59,25 @@ class SampleSpec(Spec):
 
 
 @dataclass(frozen=True)
+class Ledger:
+    """What a solver did, each a mean over samples."""
+
+    accepted: float  # steps
+    rejected: float  # steps tried in vain
+    startup: float  # calls that only start the method
+
+
+@dataclass(frozen=True)
 class Sampled:
     """The generated samples `(n, *shape)` on the CPU, and what they cost."""
 
     x: Tensor
     resources: Resources
-    steps: float  # accepted steps, a mean over batches for adaptive solvers
+    ledger: Ledger
+
+    @property
+    def steps(self) -> float:
+        return self.ledger.accepted
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,11 @@ class Reference:
     nfe: int
     trajectories: Tensor  # (T, m, *shape)
     times: Tensor  # (T,)
+
+    @property
+    def ledger(self) -> Ledger:
+        """One call starts; then a step's last slope is the next one's first, though the last is asked for all the same."""
+        return Ledger(self.steps, 0, self.nfe - 4 * self.steps)
 
 
 def noise(source: Data, start: int, stop: int, seed: int) -> Tensor:
@@ -93,30 +111,32 @@ def sample(spec: SampleSpec, field: Field, device: str = "cpu") -> Sampled:
     path = spec.flow.path
     z0 = path.start(noise(spec.flow.source, 0, spec.n, spec.sample_seed))
     ends = torch.tensor([0.0, path.end_time], dtype=torch.float64)
-    times = spec.grid.times(spec.steps, path.end_time) if spec.grid and spec.steps else ends
+    times = spec.grid.on(path, spec.steps) if spec.grid and spec.steps else ends
     batches = [batch.to(device) for batch in z0.split(spec.batch)]
     field(times[0].to(device), batches[0])
 
-    def solve() -> tuple[list[Tensor], float, float, float]:
-        parts, calls, steps = [], 0.0, 0.0
+    def solve() -> tuple[list[Tensor], float, Ledger, float]:
+        parts, calls, work = [], 0, [0.0, 0.0, 0.0]
         _synchronise(device)
         started = time.perf_counter()
         for batch in batches:
-            velocity = Velocity(field)
+            velocity = Velocity(field, path=path)
             solution = spec.solver.integrate(velocity, batch, times.to(device))
             parts.append(solution.x)
-            calls += velocity.nfe * len(batch)
-            steps += solution.steps * len(batch)
+            calls += velocity.evaluations
+            done = (solution.steps, solution.rejected, solution.startup * velocity.calls_per_evaluation)
+            work = [total + share * len(batch) for total, share in zip(work, done, strict=True)]
         _synchronise(device)
-        return parts, calls / spec.n, steps / spec.n, time.perf_counter() - started
+        ledger = Ledger(*(total / spec.n for total in work))
+        return parts, calls / spec.n, ledger, time.perf_counter() - started
 
     with PeakMemory(device) as memory:
-        parts, nfe, steps, took = solve()
+        parts, nfe, ledger, took = solve()
     seconds = [took]
     while len(seconds) < 3 and sum(seconds) < SHORT:
         seconds.append(solve()[3])
     x = require_finite(torch.cat(parts).cpu(), "sampling")
-    return Sampled(x, Resources(nfe, tuple(seconds), memory.peak_mb), steps)
+    return Sampled(x, Resources(nfe, tuple(seconds), memory.peak_mb), ledger)
 
 
 @torch.inference_mode()
@@ -221,7 +241,9 @@ def pairs_from(
     z0 = stream(lambda count, rng: source.draw(count, rng)[0], 0, n, "pairs", seed)
     times = torch.tensor([0.0, path.end_time], dtype=torch.float64, device=device)
     with torch.inference_mode():
-        ends = [solver.integrate(Velocity(field), part.to(device), times).x.cpu() for part in z0.split(batch)]
+        ends = [
+            solver.integrate(Velocity(field, path=path), part.to(device), times).x.cpu() for part in z0.split(batch)
+        ]
     return z0, require_finite(torch.cat(ends), "drawing pairs")
 
 

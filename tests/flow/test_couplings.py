@@ -14,9 +14,10 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from fmbench.data import DATA
 from fmbench.errors import Diverged, UserError
-from fmbench.flow import COUPLINGS, assignment
-from fmbench.flow.couplings import MinibatchOT, cost
+from fmbench.flow import COUPLINGS, Coupling, assignment
+from fmbench.flow.couplings import LabelOT, MinibatchOT, cost
 
 ENGINES = ["auto", "pot", "lapjv"]
 
@@ -61,15 +62,15 @@ def is_optimal(x0: Tensor, x1: Tensor, j: Tensor) -> bool:
 @pytest.mark.parametrize("shape", [(1, 2), (7, 2), (64, 1, 4, 4)])
 def test_every_coupling_pairs(name: str, shape: tuple[int, ...]) -> None:
     x0, x1 = torch.randn(shape, generator=rng()), torch.randn(shape, generator=rng().manual_seed(1))
-    coupling = COUPLINGS.build(name)
+    coupling, label = COUPLINGS.build(name), torch.arange(len(x0)) % 3
     global_state = torch.get_rng_state()
-    i, j = coupling.pair(x0, x1, rng())
+    i, j = coupling.pair_labelled(x0, x1, label, rng())
     for index in (i, j):
         assert index.shape == shape[:1]
         assert index.dtype == torch.int64
         assert index.min() >= 0
         assert index.max() < shape[0]
-    again = coupling.pair(x0.clone(), x1.clone(), rng())
+    again = coupling.pair_labelled(x0.clone(), x1.clone(), label, rng())
     assert all(torch.equal(a, b) for a, b in zip((i, j), again, strict=True)), "same draw, same pairs"
     assert torch.equal(torch.get_rng_state(), global_state), "the global generator was read"
     assert COUPLINGS.build(coupling.spec()) == coupling
@@ -172,6 +173,62 @@ def test_sides_of_different_size_are_refused() -> None:
 def test_bad_parameters_are_user_errors(key: str, value: object) -> None:
     with pytest.raises(UserError, match=key):
         COUPLINGS.build({"name": "minibatch-ot", key: value})
+
+
+# -- labels --
+
+
+class Reversed(Coupling):
+    """As users wrote them before there were labels."""
+
+    name = "reversed"
+
+    def pair(self, x0: Tensor, x1: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        index = torch.arange(len(x0))
+        return index, index.flip(0)
+
+
+@pytest.mark.parametrize("label", [None, torch.arange(5)])
+def test_a_coupling_that_knows_no_labels_pairs_all_the_same(label: Tensor | None) -> None:
+    x = normal(5, 2, 0)
+    i, j = Reversed().pair_labelled(x, x, label, rng())
+    assert (i.tolist(), j.tolist()) == ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0])
+    assert Reversed().size(256) == MinibatchOT().size(256) == 256
+    assert MinibatchOT(batch=1024).size(256) == 1024
+
+
+def test_within_each_label_the_pairing_is_the_optimal_permutation() -> None:
+    x0, x1, label = normal(90, 2, 1), normal(90, 2, 2), torch.arange(90) % 4 * 7
+    i, j = LabelOT().pair_labelled(x0, x1, label, rng())
+    assert torch.equal(i, torch.arange(90))
+    assert torch.equal(j.sort().values, i)
+    assert torch.equal(label[j], label)
+    for value in label.unique():
+        own = label == value
+        part = MinibatchOT().pair(x0[own], x1[own], rng())[1]
+        assert torch.equal(x1[j][own], x1[own][part])
+        assert is_optimal(x0[own], x1[own], part)
+
+
+def test_labels_by_hand() -> None:
+    """0 and 1 go to 10 and 11, labels a and b: without labels in order, with them as they must."""
+    x0, x1 = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[12.0], [10.0], [11.0]])
+    assert MinibatchOT().pair(x0, x1, rng())[1].tolist() == [1, 2, 0]
+    assert LabelOT().pair_labelled(x0, x1, torch.tensor([0, 1, 0]), rng())[1].tolist() == [2, 1, 0]
+    assert LabelOT().pair_labelled(x0, x1, torch.tensor([0, 1, 2]), rng())[1].tolist() == [0, 1, 2]
+    assert LabelOT().pair_labelled(x0, x1, torch.tensor([5, 5, 5]), rng())[1].tolist() == [1, 2, 0]
+
+
+def test_label_ot_refuses_what_has_no_labels() -> None:
+    coupling, normal_law = LabelOT(), DATA.build("normal")
+    coupling.check(normal_law, DATA.build("moons"))
+    with pytest.raises(UserError, match=r"'label-ot' pairs within labels, and data set 's-curve' has none: use 'minib"):
+        coupling.check(normal_law, DATA.build("s-curve"))
+    x = normal(4, 2, 0)
+    with pytest.raises(TypeError, match="needs labels, these data have none"):
+        coupling.pair_labelled(x, x, None, rng())
+    with pytest.raises(TypeError, match="call pair_labelled"):
+        coupling.pair(x, x, rng())
 
 
 # -- broken twins: assignments that look right and are not optimal must fail the check above --

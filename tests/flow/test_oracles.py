@@ -77,7 +77,7 @@ def test_velocity_is_the_scores(path: Path) -> None:
 def z_scores(path: Path, field: MixtureVelocity, t: float, n: int = 100_000) -> Tensor:
     """Of E[(u_t − v(t, x_t)) g(x_t)], which is 0 for every g when v = E[u_t | x_t]."""
     x0, x1, _ = draw(n, "regression")
-    time = torch.tensor(t * path.end_time, dtype=torch.float64)
+    time = torch.tensor(max(t * path.end_time, path.start_time), dtype=torch.float64)
     x, u = path.point(x0, x1, time, noise=draw(n, "bridge")[0])
     scale = x.std()
     tests = [torch.ones(n, 1), x / scale, (x / scale) ** 2, torch.sin(3 * x), (x > 0.3), (x.norm(dim=1) < 1)[:, None]]

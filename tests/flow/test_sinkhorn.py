@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fmbench.errors import Diverged, UserError
-from fmbench.flow import COUPLINGS, sinkhorn
+from fmbench.flow import COUPLINGS, couplings, sinkhorn
 from fmbench.flow.couplings import MinibatchOT, Sinkhorn, cost
 from fmbench.flow.sinkhorn import TOLERANCE, entropic_plan
 
@@ -69,15 +69,29 @@ def test_between_the_limits_cost_grows_and_pairs_repeat() -> None:
     assert len(j.unique()) / 256 == pytest.approx(1 - 1 / math.e, abs=0.06)  # three standard deviations
 
 
-def test_pairs_follow_the_plan() -> None:
-    x0, x1 = normal(8, 2, 1), normal(8, 2, 2)
-    coupling, stream, counts = Sinkhorn(reg=1.0), rng(3), torch.zeros(8, 8, dtype=torch.float64)
+def follow(coupling: Sinkhorn, x0: Tensor, x1: Tensor, plan: Tensor) -> bool:
+    """Pearson's χ² of 8,000 pairs of 8 points against the plan: 8 rows of 7 degrees of freedom."""
+    stream, counts = rng(3), torch.zeros(8, 8, dtype=torch.float64)
     for _ in range(1000):
         i, j = coupling.pair(x0, x1, stream)
         counts[i, j] += 1
-    expected = 1000 * 8 * entropic_plan(x0, x1, 1.0)
-    chi_squared = ((counts - expected).square() / expected)[expected > 1].sum()
-    assert chi_squared < 56 + 5 * math.sqrt(2 * 56)  # 8 rows of 7 degrees of freedom
+    expected = 8000 * plan
+    chi_squared = ((counts - expected).square() / expected)[expected > 1].sum().item()
+    return chi_squared < 56 + 5 * math.sqrt(2 * 56)
+
+
+def test_pairs_follow_the_plan() -> None:
+    x0, x1 = normal(8, 2, 1), normal(8, 2, 2)
+    assert follow(Sinkhorn(reg=1.0), x0, x1, entropic_plan(x0, x1, 1.0))
+
+
+@pytest.mark.parametrize("twin", ["uniform", "transposed", "halved reg"])
+def test_broken_twins_are_noticed(twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x0, x1 = normal(8, 2, 1), normal(8, 2, 2)
+    plan = entropic_plan(x0, x1, 1.0)
+    broken = {"uniform": torch.full_like(plan, 1 / 64), "transposed": plan.T, "halved reg": entropic_plan(x0, x1, 0.5)}
+    monkeypatch.setattr(couplings, "entropic_plan", lambda *arguments: broken[twin])
+    assert not follow(Sinkhorn(reg=1.0), x0, x1, plan)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])

@@ -12,6 +12,7 @@ from fmbench.metrics import METRICS, Metric
 
 EVERY = [METRICS.build(name) for name in METRICS.names()]
 FLOW = GaussianFlow((1.0, -0.5), (0.5, 2.0))
+WITHOUT_SPREAD = {"nfe", "distinct_pairs", "coupling_label_skew"}  # here: counts, and one label that can skew nothing
 each = pytest.mark.parametrize("metric", EVERY, ids=[metric.name for metric in EVERY])
 
 
@@ -33,17 +34,17 @@ def test_spec_and_label_round_trip(metric: Metric) -> None:
         small = METRICS.build({"name": metric.name, "n": 123})
         assert small.label() == metric.name, "n has a column of its own"
         assert METRICS.build(small.spec()) == small
-        assert small.measure(FLOW.evidence(150)).n == 123
+        assert small.measure(FLOW.evidence(150)).n == (128 if metric.scope == "coupling" else 123), "whole minibatches"
 
 
 @each
 def test_measures_a_finite_value_from_the_evidence_alone(metric: Metric) -> None:
     before = torch.get_rng_state()
     one, two = (metric.measure(FLOW.evidence(150)) for _ in range(2))
-    assert one == two
+    assert one == two or metric.unit == "ms"
     assert math.isfinite(one.value)
-    assert one.stderr > 0 or metric.name == "nfe"
-    assert one.n == 150
+    assert one.stderr > 0 or metric.name in WITHOUT_SPREAD
+    assert one.n == 150 or metric.scope == "coupling"
     assert torch.equal(before, torch.get_rng_state())
 
 

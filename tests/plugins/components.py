@@ -45,13 +45,13 @@ class Sorted(Coupling):
 
 
 @SOLVERS.register
-class Ralston(RungeKutta):
-    """Two stages with the least bound on the truncation error."""
+class Kutta3(RungeKutta):
+    """Kutta's method of order three: Simpson's rule where v does not depend on x."""
 
-    name = "ralston"
-    order = 2
-    source = "Ralston 1962"
-    tableau = Tableau(a=((2 / 3,),), b=(1 / 4, 3 / 4))
+    name = "kutta3"
+    order = 3
+    source = "Kutta 1901"
+    tableau = Tableau(a=((0.5,), (-1.0, 2.0)), b=(1 / 6, 2 / 3, 1 / 6))
 
 
 @METRICS.register

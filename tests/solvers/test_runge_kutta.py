@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,10 +28,52 @@ def ours(name: str, times: Tensor = TIMES, **parameters: float) -> Tensor:
     return SOLVERS.build({"name": name, **parameters}).integrate(Velocity(field), X, times).x
 
 
-@pytest.mark.parametrize("name", ["euler", "midpoint"])
-def test_agrees_with_torchdiffeq(name: str) -> None:
-    theirs = odeint(field, X, TIMES, method=name)[-1]
-    assert torch.allclose(ours(name), theirs, rtol=1e-13, atol=1e-13)
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [("euler", "euler"), ("midpoint", "midpoint"), ("heun3", "heun3"), ("rk4-3/8", "rk4")],
+)
+def test_agrees_with_torchdiffeq(name: str, theirs: str) -> None:
+    assert torch.allclose(ours(name), odeint(field, X, TIMES, method=theirs)[-1], rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["dopri5", "dopri8", "bosh3", "adaptive-heun"])
+def test_adaptive_ones_are_torchdiffeqs(name: str) -> None:
+    """The same steps, though in time to go: the same calls, and the same end but for rounding."""
+    calls = 0
+
+    def counted(t: Tensor, x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return field(t, x)
+
+    span, method = TIMES[[0, -1]], name.replace("-", "_")
+    theirs = odeint(counted, X, span, method=method, rtol=1e-6, atol=1e-6, options={"step_t": span[-1:]})[-1]
+    velocity = Velocity(field)
+    solution = SOLVERS.build({"name": name, "rtol": 1e-6, "atol": 1e-6}).integrate(velocity, X, TIMES)
+    assert torch.allclose(solution.x, theirs, rtol=1e-9, atol=1e-10)
+    assert velocity.nfe == calls
+
+
+def test_ssprk3_is_a_mean_of_euler_steps() -> None:
+    """Shu and Osher's form, from which its stability follows."""
+    x = X
+    for t, end in pairwise(TIMES):
+        h = end - t
+        one = x + h * field(t, x)
+        two = 3 / 4 * x + 1 / 4 * (one + h * field(end, one))
+        x = 1 / 3 * x + 2 / 3 * (two + h * field(t + h / 2, two))
+    assert torch.allclose(ours("ssprk3"), x, rtol=1e-13)
+
+
+def test_ab2_is_the_integral_of_a_line_through_two_slopes() -> None:
+    x, slopes, grid = X, [], TIMES.tolist()
+    for i, (t, end) in enumerate(pairwise(grid)):
+        slopes.append(field(torch.tensor(t, dtype=torch.float64), x))
+        line = 0 if i == 0 else (slopes[-1] - slopes[-2]) / (t - grid[i - 1])
+        x = x + (end - t) * slopes[-1] + (end - t) ** 2 / 2 * line
+    assert torch.allclose(ours("ab2"), x, rtol=1e-13)
+    solution = SOLVERS.build("ab2").integrate(Velocity(field), X, TIMES)
+    assert (solution.steps, solution.startup) == (10, 1)
 
 
 def test_heun_is_the_trapezoidal_rule() -> None:
@@ -75,22 +118,56 @@ def test_fine_solves_agree_with_scipy(method: str) -> None:
     assert not torch.allclose(ours("euler", torch.linspace(0, 1, 301, dtype=torch.float64)), truth, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in SOLVERS.names() if issubclass(SOLVERS.get(n), RungeKutta)])
-def test_order_conditions(name: str) -> None:
-    """Up to order four (Hairer, Nørsett, Wanner, II.1, theorem 1.5 and table II.2.1), in exact enough arithmetic."""
-    solver = SOLVERS.get(name)
-    b, c = np.array(solver.tableau.b), np.array(solver.tableau.c)
-    a = np.zeros((len(b), len(b)))
-    for i, row in enumerate(solver.tableau.a, start=1):
-        a[i, : len(row)] = row
-    conditions = [
-        (1, b.sum(), 1), (2, b @ c, 1 / 2), (3, b @ c**2, 1 / 3), (3, b @ a @ c, 1 / 6), (4, b @ c**3, 1 / 4),
-        (4, (b * c) @ a @ c, 1 / 8), (4, b @ a @ c**2, 1 / 12), (4, b @ a @ a @ c, 1 / 24),
-    ]  # fmt: skip
-    for order, value, wanted in conditions:
-        if order <= solver.order:
-            assert value == pytest.approx(wanted, abs=1e-14), order
-    assert solver.calls_per_step == len(b)
+def twin(**changes: Any) -> type[RungeKutta]:
+    """A Runge-Kutta method as a plug-in would declare it: the classical one, but for `changes`."""
+    classical = {"name": "twin", "order": 4, "source": "none", "tableau": SOLVERS.get("rk4").tableau}
+    return type("Twin", (RungeKutta,), {**classical, **changes, "__module__": __name__})
+
+
+BOGACKI = Tableau(a=((0.5,), (0.0, 0.75), (2 / 9, 1 / 3, 4 / 9)), b=(2 / 9, 1 / 3, 4 / 9, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"order": 5}, None),  # orders above four are not checked …
+        ({"order": 3}, "'twin' declares order 3, its tableau has order 4"),  # … below it, neither praise nor modesty
+        ({"tableau": BOGACKI}, "declares order 4, its tableau has order 3"),
+        (
+            {"tableau": Tableau(a=((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 6, 1 / 3))},
+            "declares order 4, its tableau has order 1",
+        ),
+        (
+            {"tableau": Tableau(a=((0.5,), (0.01, 0.49), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6))},
+            "declares order 4, its tableau has order 2",
+        ),
+        ({"tableau": BOGACKI, "order": 3}, "declares first_same_as_last = False: it is True"),
+        ({"first_same_as_last": True}, "declares first_same_as_last = True: it is False"),
+    ],
+)
+def test_what_a_class_declares_is_checked_when_it_is_made(changes: dict[str, Any], message: str | None) -> None:
+    if message is None:
+        assert twin(**changes).calls_per_step == 4
+        return
+    with pytest.raises(TypeError, match=message):
+        twin(**changes)
+
+
+def test_a_last_slope_is_used_again() -> None:
+    """Bogacki and Shampine's four stages cost three calls a step and one to start, and change nothing else."""
+    solver = twin(tableau=BOGACKI, order=3, first_same_as_last=True)()
+    velocity = Velocity(field)
+    solution = solver.integrate(velocity, X, TIMES)
+    assert velocity.nfe == solver.calls_for(10) == 31
+    assert solver.steps_for(31) == 10
+    assert solution.startup == 1
+    x = X
+    for t, end in pairwise(TIMES):
+        k: list[Tensor] = []
+        for row, c in zip(((), *BOGACKI.a), BOGACKI.c, strict=True):
+            k.append(field(t + c * (end - t), x + (end - t) * sum(a * v for a, v in zip(row, k, strict=False))))
+        x = x + (end - t) * sum(w * v for w, v in zip(BOGACKI.b, k, strict=True))
+    assert torch.allclose(solution.x, x, rtol=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -105,3 +182,9 @@ def test_order_conditions(name: str) -> None:
 def test_an_ill_formed_tableau_is_refused(a: tuple, b: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Tableau(a, b)
+
+
+@pytest.mark.parametrize("low", [(0.5, 0.4), (1.0,)])
+def test_ill_formed_embedded_weights_are_refused(low: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="embedded weights"):
+        Tableau(((1.0,),), (0.5, 0.5), low)

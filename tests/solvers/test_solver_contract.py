@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import math
 import re
-from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from fmbench.errors import BudgetExceeded, UserError
+from fmbench.flow import PATHS
+from fmbench.flow.paths import Path, column
 from fmbench.flow.velocity import Velocity
-from fmbench.solvers import GRIDS, SOLVERS, Solver
+from fmbench.solvers import GRIDS, SOLVERS, Solution, Solver
+from fmbench.solvers.grids import Grid
 
-EVERY = [SOLVERS.build(name) for name in SOLVERS.names()]
+PER_SAMPLE = SOLVERS.build({"name": "dopri5", "per_sample": True})
+EVERY = [*(SOLVERS.build(name) for name in SOLVERS.names()), PER_SAMPLE]
 FIXED = [solver for solver in EVERY if not solver.adaptive]
 ADAPTIVE = [solver for solver in EVERY if solver.adaptive]
+PATH = PATHS.build({"name": "ve", "sigma_min": 0.1, "sigma_max": 5.0})  # half-log-SNR finite at both ends
+AFFINE = [path for path in (PATHS.build(name) for name in PATHS.names()) if path.affine]
 START = torch.linspace(-0.5, 0.5, 6, dtype=torch.float64).reshape(3, 2)
 
 
 def field(t: Tensor, x: Tensor) -> Tensor:
     """dx/dt = ½ cos(2t) (1 + x²): nonlinear, non-autonomous, with the solution tan(sin(2t)/4 + arctan x_0)."""
-    return 0.5 * torch.cos(2 * t) * (1 + x**2)
+    return 0.5 * torch.cos(2 * column(t, x)) * (1 + x**2)
 
 
 def exact(t: float) -> Tensor:
@@ -35,53 +40,92 @@ def uniform(steps: int, start: float = 0.0, end: float = 1.0) -> Tensor:
     return torch.linspace(start, end, steps + 1, dtype=torch.float64)
 
 
+def with_tolerance(solver: Solver, tolerance: float) -> Solver:
+    return solver.model_copy(update={"rtol": tolerance, "atol": tolerance}) if solver.adaptive else solver
+
+
 def tight(solver: Solver) -> Solver:
-    return SOLVERS.build({"name": solver.name, "rtol": 1e-9, "atol": 1e-9}) if solver.adaptive else solver
+    return with_tolerance(solver, {2: 1e-5, 3: 1e-7}.get(solver.order, 1e-9))
 
 
 def solve(solver: Solver, times: Tensor, x: Tensor = START) -> Tensor:
-    return solver.integrate(Velocity(field), x, times).x
+    """The end state. The exponential solvers are consistent with any field; the path lends them its α and σ."""
+    return solver.integrate(Velocity(field, path=PATH), x, times).x
 
 
 class Witness:
-    """A field that remembers when it was asked."""
+    """A field that remembers when it was asked, and for how many samples."""
 
     def __init__(self, inner=field) -> None:
-        self.inner, self.times = inner, []
+        self.inner, self.times, self.calls, self.samples = inner, [], 0, 0
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
-        assert t.dim() == 0
+        assert t.shape in ((), x.shape[:1])
         assert t.dtype == torch.float64
-        self.times.append(t.item())
-        return self.inner(t, x)
+        self.times += [t.min().item(), t.max().item()] if t.dim() else [t.item()]
+        self.calls += 1
+        self.samples += len(x)
+        return self.inner(column(t, x), x)
 
 
 def named(solvers: list[Solver]) -> dict:
-    return {"argvalues": solvers, "ids": [solver.name for solver in solvers]}
+    return {"argvalues": solvers, "ids": [solver.title() for solver in solvers]}
+
+
+def measured_order(solver: Solver) -> float:
+    errors = [(solve(solver, uniform(n)) - exact(1)).norm().item() for n in (64, 128)]
+    return math.log2(errors[0] / errors[1])
 
 
 @pytest.mark.parametrize("solver", **named(FIXED))
 def test_order_of_convergence(solver: Solver) -> None:
-    steps = [32, 64, 128]
-    errors = [(solve(solver, uniform(n)) - exact(1)).norm().item() for n in steps]
-    orders = [math.log2(a / b) for a, b in pairwise(errors)]
-    assert orders[-1] == pytest.approx(solver.order, abs=0.2), orders
+    assert measured_order(solver) == pytest.approx(solver.order, abs=0.2)
+
+
+def test_a_wrong_order_is_seen() -> None:
+    """Broken twins: a slope taken too late, a multistep formula that forgets its second term, half a correction."""
+
+    class Late(type(SOLVERS.build("midpoint"))):  # type: ignore[misc]
+        def integrate(self, velocity: Velocity, x: Tensor, times: Tensor) -> Solution:
+            return super().integrate(Velocity(lambda t, y: velocity(t + 0.01 * t, y)), x, times)
+
+    class Forgetful(type(SOLVERS.build("ab2"))):  # type: ignore[misc]
+        def integrate(self, velocity: Velocity, x: Tensor, times: Tensor) -> Solution:
+            for t, h in zip(times, times.diff(), strict=False):
+                x = x + 1.5 * h * velocity(t, x) - 0.5 * h * velocity(t, x)
+            return Solution(x, len(times) - 1)
+
+    for twin in (Late(), Forgetful()):
+        assert abs(measured_order(twin) - twin.order) > 0.2, twin
 
 
 @pytest.mark.parametrize("solver", **named(EVERY))
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_calls_are_counted_at_the_network(solver: Solver, steps: int) -> None:
     witness = Witness()
-    velocity = Velocity(witness)
+    velocity = Velocity(witness, path=PATH)
     velocity.nfe = 5  # what was spent before
-    solution = solver.integrate(velocity, START, uniform(steps))
-    assert velocity.nfe - 5 == len(witness.times)
+    solution = with_tolerance(solver, 1e-4).integrate(velocity, START, uniform(steps))
+    assert velocity.nfe - 5 == witness.calls
+    assert velocity.evaluations == witness.samples
     if solver.adaptive:
-        assert len(witness.times) >= solver.calls_per_step * solution.steps
+        trials = solution.steps + solution.rejected
+        assert witness.samples / len(START) == pytest.approx(solution.startup + solver.calls_per_step * trials)
+        assert solution.startup == solver.extra_calls
     else:
-        assert solution.steps == steps
-        assert len(witness.times) == steps * solver.calls_per_step
-        assert solver.steps_for(len(witness.times)) == steps
+        assert (solution.steps, solution.rejected) == (steps, 0)
+        assert witness.calls == solver.calls_for(steps) == steps * solver.calls_per_step + solver.extra_calls
+        assert solver.steps_for(witness.calls) == steps
+
+
+@pytest.mark.parametrize("solver", **named(ADAPTIVE))
+def test_rejected_steps_are_counted(solver: Solver) -> None:
+    """A field that is still until it shakes: the steps that ran into it are tried again."""
+    witness = Witness(lambda t, x: torch.cos(40 * t) * x * (t > 0.5))
+    solution = with_tolerance(solver, 1e-4).integrate(Velocity(witness), START, uniform(1))
+    assert solution.rejected > 0
+    trials = solution.steps + solution.rejected
+    assert witness.samples / len(START) == pytest.approx(solution.startup + solver.calls_per_step * trials)
 
 
 @pytest.mark.parametrize("solver", **named(EVERY))
@@ -89,7 +133,7 @@ def test_calls_are_counted_at_the_network(solver: Solver, steps: int) -> None:
 @pytest.mark.parametrize("strength", [1.0, 1e-3])  # in a weak field the guess of a first step reaches far
 def test_times_stay_between_the_ends(solver: Solver, start: float, end: float, strength: float) -> None:
     witness = Witness(lambda t, x: strength * torch.cos(3 * t) * x)
-    solver.integrate(Velocity(witness), 30 * START.float(), uniform(7, start, end))
+    solver.integrate(Velocity(witness, path=PATH), 30 * START.float(), uniform(7, start, end))
     assert witness.times[0] == pytest.approx(start, abs=1e-7)
     assert min(witness.times) >= min(start, end)
     assert max(witness.times) <= max(start, end)
@@ -123,18 +167,16 @@ def test_samples_do_not_see_each_other(solver: Solver) -> None:
 @given(nfe=st.integers(-3, 100))
 def test_budgets_are_met_or_refused(nfe: int) -> None:
     for solver in FIXED:
-        calls = solver.calls_per_step
-        if nfe > 0 and nfe % calls == 0:
-            assert solver.steps_for(nfe) * calls == nfe
+        possible = {solver.calls_for(steps) for steps in range(1, 110)}
+        if nfe in possible:
+            assert solver.calls_for(solver.steps_for(nfe)) == nfe
             continue
         with pytest.raises(UserError, match=f"cannot meet nfe = {nfe}") as caught:
             solver.steps_for(nfe)
         near = [int(number) for number in re.findall(r"\d+", str(caught.value).rpartition("nearest")[2])]
         assert near
-        assert all(solver.steps_for(budget) * calls == budget for budget in near)
-        assert min(abs(budget - nfe) for budget in near) == min(
-            abs(calls * n - nfe) for n in range(1, max(nfe, 1) // calls + 2)
-        )
+        assert set(near) <= possible
+        assert min(abs(budget - nfe) for budget in near) == min(abs(budget - nfe) for budget in possible)
 
 
 @pytest.mark.parametrize("solver", **named(ADAPTIVE))
@@ -147,23 +189,23 @@ def test_adaptive_solvers_take_no_budget(solver: Solver) -> None:
 @pytest.mark.parametrize("granted", ["by the solver", "by the caller"])
 def test_max_nfe_is_never_exceeded(solver: Solver, granted: str) -> None:
     def rough(t: Tensor, x: Tensor) -> Tensor:
-        return 100 * torch.cos(300 * t) * x
+        return 100 * torch.cos(300 * column(t, x)) * x
 
     witness = Witness(rough)
     velocity = Velocity(witness, max_nfe=40 if granted == "by the caller" else math.inf)
-    limited = SOLVERS.build({"name": solver.name, "max_nfe": 40 if granted == "by the solver" else 1000})
+    limited = with_tolerance(solver, 1e-6).model_copy(update={"max_nfe": 40 if granted == "by the solver" else 1000})
     before = velocity.max_nfe
     with pytest.raises(BudgetExceeded, match="max_nfe = 40"):
         limited.integrate(velocity, START, uniform(1))
-    assert len(witness.times) == 40
+    assert witness.calls == 40
     assert velocity.max_nfe == before
 
 
 @pytest.mark.parametrize("solver", **named(ADAPTIVE))
 def test_tolerance_is_kept(solver: Solver) -> None:
     errors = []
-    for tolerance in (1e-3, 1e-6, 1e-9):
-        chosen = SOLVERS.build({"name": solver.name, "rtol": tolerance, "atol": tolerance})
+    for tolerance in (1e-3, 1e-5, 1e-9) if solver.order > 3 else (1e-3, 1e-5):
+        chosen = with_tolerance(solver, tolerance)
         errors.append((solve(chosen, uniform(1)) - exact(1)).abs().max().item() / tolerance)
     assert max(errors) < 30, errors
 
@@ -171,17 +213,42 @@ def test_tolerance_is_kept(solver: Solver) -> None:
 @pytest.mark.parametrize("solver", **named(EVERY))
 def test_facts_and_round_trip(solver: Solver) -> None:
     assert SOLVERS.build(solver.spec()) == solver
-    assert solver.label() == solver.name
+    assert solver.label() == solver.title() == SOLVERS.build(solver.spec()).title()
+    assert solver.label().partition("[")[0] == solver.name
     assert solver.source
     assert solver.calls_per_step >= 1
+    assert solver.default_grid in GRIDS.names()
 
 
-@given(steps=st.integers(1, 300), end=st.sampled_from([1.0, 1 - 1e-5, 0.3]))
-def test_every_grid_walks_from_zero_to_the_end(steps: int, end: float) -> None:
+@given(steps=st.integers(1, 300), path=st.sampled_from(AFFINE))
+@settings(max_examples=25)
+def test_every_grid_walks_from_zero_to_the_end_of_every_path(steps: int, path: Path) -> None:
     for name in GRIDS.names():
-        times = GRIDS.build(name).times(steps, end)
+        times = GRIDS.build(name).on(path, steps)
         assert times.shape == (steps + 1,)
         assert times.dtype == torch.float64
         assert times[0] == 0
-        assert times[-1] == end
-        assert (times.diff() > 0).all()
+        assert times[-1] == path.end_time
+        assert (times.diff() > 0).all(), (name, path)
+
+
+def test_plug_ins_of_three_arguments_keep_working() -> None:
+    """A solver and a grid that know nothing of paths, as they were written before paths were handed on."""
+
+    class Old(Solver):
+        name, order, calls_per_step, source = "old", 1, 1, "none"
+
+        def integrate(self, velocity: Velocity, x: Tensor, times: Tensor) -> Solution:
+            return Solution(x + velocity(times[0], x), 1)
+
+    class OldGrid(Grid):
+        name = "old-grid"
+
+        def times(self, steps: int, end_time: float) -> Tensor:
+            return uniform(steps, 0, end_time)
+
+    assert Old().integrate(Velocity(field, path=PATH), START, uniform(1)).rejected == 0
+    assert Old().calls_for(3) == 3
+    assert torch.equal(OldGrid().on(PATH, 4), uniform(4))
+    Old().check(PATH)
+    OldGrid().check(PATH)

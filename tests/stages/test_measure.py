@@ -15,8 +15,9 @@ from fmbench.flow import COUPLINGS, PATHS
 from fmbench.metrics import METRICS
 from fmbench.metrics.base import Geometry, Resources
 from fmbench.randomness import generator
-from fmbench.stages.flow import velocity_field
-from fmbench.stages.measure import FloorSpec, alone, coupled, evidence, exact_field, start_log_density
+from fmbench.solvers import SOLVERS
+from fmbench.stages.flow import PairsSpec, velocity_field
+from fmbench.stages.measure import FloorSpec, PairingSpec, alone, coupled, evidence, exact_field, start_log_density
 from fmbench.stages.memory import PeakMemory
 from fmbench.stages.sample import ReferenceSpec, reference_times
 
@@ -70,6 +71,19 @@ def test_pairs_of_a_reflow_round_are_its_own_without_repetition() -> None:
     assert sorted(x0.flatten().tolist()) == list(range(10))
     with pytest.raises(Skip, match="11 pairs asked for, the round was trained on 10"):
         draw(11)
+
+
+def test_a_reflow_round_pairs_no_minibatches() -> None:
+    source = flow().source
+    made = {"data": flow().data, "source": source, "coupling": flow().coupling, "batch": 64, "sample_seed": 0}
+    rectified = PairsSpec(flow=flow(), n=64, solver=SOLVERS.build("dopri5"))
+    z0, z1 = torch.zeros(64, 2), torch.ones(64, 2)
+    cost = METRICS.build({"name": "coupling_cost", "n": 64})
+    assert alone(PairingSpec(**made, pairs=rectified, metric=cost), (z0, z1)).value == 2
+    distinct = METRICS.build({"name": "distinct_pairs", "n": 64})
+    assert alone(PairingSpec(**made, pairs=None, metric=distinct)).value == 1
+    with pytest.raises(Skip, match="reflow round trains on fixed pairs"):
+        alone(PairingSpec(**made, pairs=rectified, metric=distinct), (z0, z1))
 
 
 def test_the_exact_field_is_known_for_mixtures_and_not_for_what_no_oracle_knows() -> None:

@@ -19,7 +19,7 @@ from fmbench.flow import PATHS, Path
 from fmbench.flow.velocity import Velocity
 from fmbench.metrics.geometry import broken_identity
 from fmbench.solvers import GRIDS, SOLVERS
-from fmbench.solvers.tableaux import RK4
+from fmbench.solvers.fourth_order import RK4
 from fmbench.stages import sample as sampling
 from fmbench.stages.flow import velocity_field
 from fmbench.stages.sample import (
@@ -117,8 +117,13 @@ def test_calls_and_steps_are_those_of_the_network(name: str, monkeypatch: pytest
     calls = network.sizes[1:]  # less the warm-up
     assert outcome.resources.nfe == pytest.approx(sum(calls) / 300)
     if not spec.solver.adaptive:
-        assert outcome.resources.nfe == 5 * spec.solver.calls_per_step
+        assert outcome.resources.nfe == spec.solver.calls_for(5)
         assert outcome.steps == 5
+        assert outcome.ledger.rejected == 0
+    else:
+        work = outcome.ledger
+        trials = work.accepted + work.rejected
+        assert outcome.resources.nfe == pytest.approx(work.startup + spec.solver.calls_per_step * trials)
     assert max(calls) <= 128
 
 
@@ -174,6 +179,7 @@ def test_the_reported_error_is_honest(path: str) -> None:
     assert error <= outcome.geometry.error + 10 * torch.finfo(torch.float32).eps * scale
     assert outcome.geometry.error < 1e-4
     assert outcome.nfe == 4 * outcome.steps + 1
+    assert (outcome.ledger.accepted, outcome.ledger.rejected, outcome.ledger.startup) == (outcome.steps, 0, 1)
 
 
 @pytest.mark.parametrize("most", [16, 32, 40, 128])

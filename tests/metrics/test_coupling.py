@@ -1,0 +1,285 @@
+"""Diagnostics of couplings: values known by hand and in closed form, honest errors, twins that must be noticed."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import ot
+import pytest
+import torch
+from torch import Tensor
+
+from fmbench.data import DATA, Data
+from fmbench.errors import Skip
+from fmbench.flow import COUPLINGS, Coupling
+from fmbench.metrics import METRICS
+from fmbench.metrics.base import Pairing
+from fmbench.metrics.coupling import CouplingBias, DistinctPairs, LabelSkew, Minibatch, median
+from fmbench.stages.measure import coupled
+from fmbench.statistics import Estimate
+
+
+class Replaced(Coupling):
+    """The broken twin of an assignment: each x0 takes its nearest x1, used or not."""
+
+    name = "nearest"
+
+    def pair(self, x0: Tensor, x1: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        return torch.arange(len(x0)), torch.cdist(x0.flatten(1), x1.flatten(1)).argmin(1)
+
+
+class Redrawn(Coupling):
+    """Pairs drawn uniformly with replacement."""
+
+    name = "redrawn"
+
+    def pair(self, x0: Tensor, x1: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        return torch.arange(len(x0)), torch.randint(len(x0), (len(x0),), generator=rng)
+
+
+class Steps(Data):
+    """x1 = +-10 by a fair coin, which is its label; x0 = 0, 1, 2, … where it is the source."""
+
+    name = "steps"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (1,)
+
+    def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        label = torch.randint(2, (n,), generator=rng)
+        return 20.0 * label[:, None] - 10, label
+
+
+def pairing(coupling: Any = "independent", batch: int = 64, seed: int = 0, **laws: Any) -> Pairing:
+    data, source = DATA.build("moons"), DATA.build("eight-gaussians")
+    if not isinstance(coupling, Coupling):
+        coupling = COUPLINGS.build(coupling)
+    known = {"data": data, "source": source, **laws}
+    draw = coupled(known["data"], known["source"], coupling, batch, seed)
+    return Pairing(**known, coupling=coupling, train_batch=batch, coupled=draw, seed=seed)
+
+
+def measure(name: str, of: Pairing, **parameters: Any) -> Estimate:
+    return METRICS.build({"name": name, **parameters}).measure(of)  # type: ignore[arg-type]
+
+
+def near(estimate: Estimate, value: float, errors: float = 4) -> bool:
+    return abs(estimate.value - value) < errors * estimate.stderr
+
+
+# -- costs --
+
+
+def test_independent_cost_is_the_closed_form() -> None:
+    """E‖x1 − x0‖² = ‖μ1 − μ0‖² + tr Σ1 + tr Σ0 of independent Gaussians: 5 + (0.25 + 4) + 2."""
+    data = DATA.build({"name": "gaussian-mixture", "means": [[1, 2]], "stds": [[0.5, 2]]})
+    laws = {"data": data, "source": DATA.build({"name": "normal", "dims": [2]})}
+    for coupling in ("independent", "minibatch-ot"):
+        estimate = measure("independent_cost", pairing(coupling, **laws), n=4096)
+        assert near(estimate, 11.25)
+        assert (estimate.stderr < 0.2, estimate.n) == (True, 4096)
+    assert near(measure("coupling_cost", pairing(**laws), n=4096), 11.25)
+    assert not near(measure("coupling_cost", pairing("minibatch-ot", **laws), n=4096), 11.25)
+
+
+def test_coupling_cost_in_one_dimension_is_that_of_sorted_samples() -> None:
+    line = {name: DATA.build({"name": "gaussian-mixture", "means": [[m]], "stds": s}) for name, m, s in
+            (("data", 3.0, 2.0), ("source", 0.0, 1.0))}  # fmt: skip
+    of = pairing("minibatch-ot", batch=32, **line)
+    expected = []
+    for k in range(4):
+        m = Minibatch.draw(of.data, of.source, of.coupling, 32, 0, k)
+        expected.append((m.x1.double().sort(0).values - m.x0.double().sort(0).values).square().mean())
+    estimate = measure("coupling_cost", of, n=128)
+    values = torch.stack(expected)
+    assert estimate.value == pytest.approx(values.mean().item(), rel=1e-9)
+    assert estimate.stderr == pytest.approx(values.std().item() / 2, rel=1e-9)
+    large = measure("coupling_cost", pairing("minibatch-ot", batch=1024, **line), n=8192)
+    assert near(large, 3**2 + (2 - 1) ** 2, 5)  # W2² of the laws, n^(−1) log n away from it
+
+
+def test_n_is_rounded_up_to_whole_problems_and_one_problem_has_no_error() -> None:
+    for name in ("coupling_cost", "independent_cost", "distinct_pairs", "coupling_label_skew"):
+        assert measure(name, pairing("minibatch-ot"), n=100).n == 128
+    for name in ("coupling_cost", "distinct_pairs", "coupling_label_skew"):
+        assert measure(name, pairing("minibatch-ot"), n=64).stderr == math.inf
+    assert measure("coupling_cost", pairing({"name": "minibatch-ot", "batch": 256}), n=100).n == 256
+
+
+def test_errors_cover_what_another_seed_changes() -> None:
+    for name in ("coupling_cost", "coupling_label_skew", "coupling_bias"):
+        n = {"n": 512, **({"repeats": 1} if name == "coupling_bias" else {})}
+        seen = [measure(name, pairing("minibatch-ot", batch=32, seed=seed), **n) for seed in range(24)]
+        values = torch.tensor([e.value for e in seen])
+        typical = torch.tensor([e.stderr for e in seen]).square().mean().sqrt()
+        assert 0.65 < values.std() / typical < 1.45, name  # 24 draws: 1 ± 3 / √46
+
+
+# -- distinct pairs --
+
+
+def test_distinct_pairs_of_known_couplings() -> None:
+    for coupling in ("independent", "minibatch-ot", "label-ot"):
+        assert measure("distinct_pairs", pairing(coupling), n=256) == Estimate(1.0, 0.0, 256, 3)
+    redrawn = measure("distinct_pairs", pairing(Redrawn()), n=8192)
+    assert near(redrawn, 1 - (1 - 1 / 64) ** 64)
+    assert measure("distinct_pairs", pairing(Replaced()), n=256).value < 0.6
+    assert measure("distinct_pairs", pairing({"name": "sinkhorn", "reg": 2}), n=1024).value == pytest.approx(
+        0.7, abs=0.1
+    )
+
+
+# -- bias --
+
+
+def test_bias_is_the_excess_over_the_plan_of_all_samples() -> None:
+    of = pairing("minibatch-ot", batch=16)
+    estimate = measure("coupling_bias", of, n=64, repeats=1)
+    parts = [Minibatch.draw(of.data, of.source, of.coupling, 16, 0, k) for k in range(4)]
+    x0, x1 = (torch.cat(side).double().numpy() for side in zip(*[(m.x0, m.x1) for m in parts], strict=True))
+    excess = sum(m.cost() for m in parts) / 4 - ot.emd2([], [], ot.dist(x0, x1))
+    assert estimate.value == pytest.approx(excess, rel=1e-9)
+    assert (estimate.n, estimate.value > 0) == (64, True)
+
+
+def test_bias_by_hand() -> None:
+    """Minibatches of one sample pair as drawn: x0 = 0, 1 with x1 = 1, 0 cost 1 + 1, the full plan nothing."""
+
+    class Two(Data):
+        name = "two"
+
+        def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
+            return torch.randint(2, (n, 1), generator=rng).float(), None
+
+    of = pairing("minibatch-ot", batch=1, data=Two(), source=Two())
+    parts = [Minibatch.draw(of.data, of.source, of.coupling, 1, 0, k) for k in range(50)]
+    x0, x1 = (torch.cat(side) for side in zip(*[(m.x0, m.x1) for m in parts], strict=True))
+    crossed, surplus = (x0 != x1).double().mean().item(), abs(x0.sum() - x1.sum()).item() / 50
+    assert measure("coupling_bias", of, n=50, repeats=1).value == pytest.approx(crossed - surplus)
+
+
+def test_bias_vanishes_at_the_full_batch_and_falls_with_it() -> None:
+    full = measure("coupling_bias", pairing("minibatch-ot", batch=128), n=128, repeats=3)
+    assert abs(full.value) < 1e-9
+    biases = [measure("coupling_bias", pairing("minibatch-ot", batch=b), n=512, repeats=2) for b in (8, 32, 128)]
+    assert all(a.value > b.value + 2 * (a.stderr + b.stderr) for a, b in pairwise(biases))
+    assert biases[-1].value > 0
+
+
+def test_a_coupling_that_spoils_a_marginal_is_noticed_by_its_sign() -> None:
+    estimate = measure("coupling_bias", pairing(Replaced()), n=512, repeats=1)
+    assert estimate.value < -5 * estimate.stderr
+
+
+# -- labels --
+
+
+def test_label_skew_in_closed_form() -> None:
+    """x0 ~ N(0, 1), x1 = ±10 labelled: transport sends the sign of x0 with the label, E[x0 | label] = ±√(2/π)."""
+    laws = {"data": Steps(), "source": DATA.build({"name": "normal", "dims": [1]})}
+    skewed = measure("coupling_label_skew", pairing("minibatch-ot", batch=1024, **laws), n=16384)
+    assert skewed.value == pytest.approx(2 / math.pi, abs=0.02)
+    for coupling in ("independent", "label-ot"):
+        estimate = measure("coupling_label_skew", pairing(coupling, **laws), n=8192)
+        assert near(estimate, 0)
+        assert estimate.stderr < 0.002
+    with pytest.raises(Skip, match="'s-curve' has no labels"):
+        measure("coupling_label_skew", pairing(data=DATA.build("s-curve")))
+
+
+def test_label_skew_by_hand() -> None:
+    """x0 = 0, 0, 2, 2 labelled a, a, b, b: all between; labelled a, b, a, b: (0 − 1 · 2) / (4 + 2)."""
+
+    class Fixed(Data):
+        name = "fixed"
+        labels: tuple[int, ...]
+
+        def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+            return torch.tensor([[0.0], [0.0], [2.0], [2.0]]), torch.tensor(self.labels)
+
+    for labels, value in (((0, 0, 1, 1), 1.0), ((0, 1, 0, 1), -2 / 6)):
+        law = Fixed(labels=labels)
+        estimate = measure("coupling_label_skew", pairing(batch=4, data=law, source=law), n=4)
+        assert (estimate.value, estimate.stderr) == (pytest.approx(value), math.inf)
+
+
+# -- time --
+
+
+class Asleep(Coupling):
+    """Takes the seconds that a script of a clock says."""
+
+    name = "asleep"
+
+    def pair(self, x0: Tensor, x1: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        return torch.arange(len(x0)), torch.arange(len(x0))
+
+
+def test_milliseconds_are_the_median_per_training_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    took = [9.0, 0.005, 0.001, 0.002, 0.004, 0.003]  # the first is the warm-up
+    clock = iter([tick for k, seconds in enumerate(took) for tick in (10.0 * k, 10.0 * k + seconds)])
+    monkeypatch.setattr("fmbench.metrics.coupling.time.perf_counter", lambda: next(clock))
+    estimate = measure("coupling_milliseconds", pairing(Asleep()), repeats=5)
+    assert (estimate.value, estimate.n) == (pytest.approx(3.0), 5)
+    assert estimate.stderr == pytest.approx(4 / (2 * 1.96))
+    monkeypatch.undo()
+    large = pairing({"name": "minibatch-ot", "batch": 256})
+    plain = pairing("minibatch-ot", batch=256)
+    ratio = (
+        measure("coupling_milliseconds", plain, repeats=5).value
+        / measure("coupling_milliseconds", large, repeats=5).value
+    )
+    assert 1 < ratio < 16, "a problem of four batches serves four of them"
+    assert measure("coupling_milliseconds", plain, repeats=3).stderr == math.inf
+
+
+def test_the_median_s_error_is_about_that_of_normal_draws() -> None:
+    x = torch.randn(2000, 25, generator=torch.Generator().manual_seed(0), dtype=torch.float64).sort(1).values
+    seen = [median(row.tolist()) for row in x]
+    spread = torch.tensor([e.value for e in seen]).std().item()
+    assert sum(e.stderr for e in seen) / len(seen) == pytest.approx(spread, rel=0.15)
+    assert median([1.0, 2.0, 4.0, 8.0]) == Estimate(3.0, math.inf, 4)
+
+
+# -- reflow, and broken twins of the metrics --
+
+
+def test_a_reflow_round_has_a_cost_and_no_minibatches() -> None:
+    z0 = torch.arange(200.0)[:, None]
+    draw = coupled(DATA.build("moons"), DATA.build("normal"), COUPLINGS.build("independent"), 64, 0, (z0, z0 + 3))
+    plain = pairing()
+    of = Pairing(**{**vars(plain), "fixed": True, "coupled": draw})
+    assert measure("coupling_cost", of, n=150) == Estimate(9.0, 0.0, 150, 149)
+    for name in METRICS.names():
+        if METRICS.get(name).scope == "coupling" and name != "coupling_cost":
+            with pytest.raises(Skip, match="reflow round trains on fixed pairs"):
+                measure(name, of)
+
+
+class CountsRows(DistinctPairs):
+    def measure(self, evidence: Pairing) -> Estimate:
+        shares = [len(m.i.unique()) / len(m.x0) for m in self.minibatches(evidence)]
+        return Estimate(sum(shares) / len(shares), 0.0, self.n)
+
+
+class AgainstItself(CouplingBias):
+    def measure(self, evidence: Pairing) -> Estimate:
+        return super().measure(Pairing(**{**vars(evidence), "coupling": COUPLINGS.build("minibatch-ot")}))
+
+
+class DrawnLabels(LabelSkew):
+    """Forgets that labels travel with x1."""
+
+    def minibatches(self, pairing: Pairing) -> list[Minibatch]:
+        return [Minibatch(m.x0, m.x1, m.label, m.i, m.i) for m in super().minibatches(pairing)]
+
+
+def test_broken_twins_are_noticed() -> None:
+    assert CountsRows(n=256).measure(pairing(Redrawn())).value == 1.0 != pytest.approx(1 - (1 - 1 / 64) ** 64, abs=0.1)
+    of = pairing(batch=32)
+    assert AgainstItself(n=128).measure(of).value < 0.5 * measure("coupling_bias", of, n=128).value
+    laws = {"data": Steps(), "source": DATA.build({"name": "normal", "dims": [1]})}
+    assert DrawnLabels(n=2048).measure(pairing("minibatch-ot", batch=256, **laws)).value < 0.1
