@@ -64,6 +64,14 @@ def test_what_speaks_against_a_comparison_is_said(changes: dict[str, Any], why: 
     assert line[-1] == why
 
 
+def test_a_fine_solve_stands_for_many_calls_but_not_for_few() -> None:
+    task = {"data": "eight-gaussians[scale=12,std=1.5]", "source": "moons[noise=0.1,scale=9.73,shift=-3.65]"}
+    (line,) = beside(ours("path_energy", 110.0, **task))
+    assert line[-1] == "by a fine solve, theirs euler 20"
+    lines = beside(ours("npe", 2.5, **task))
+    assert {line[-1] for line in lines} == {"comparable", "published without an error"}
+
+
 def test_the_cell_with_their_solver_and_calls_is_taken() -> None:
     rows = [ours("w2", value, solver="euler", nfe=nfe) for nfe, value in ((4.0, 9.0), (100.0, 0.25))]
     (line,) = beside(*rows, ours("w2", 0.2, solver="dopri5", rtol=1e-5, nfe=40.0))
