@@ -236,6 +236,41 @@ def compare(
         raise typer.Exit(1)
 
 
+@app.command("published")
+def published_(
+    dataset: Annotated[str | None, typer.Option(help="Keep one data set: cifar10.")] = None,
+    method: Annotated[str | None, typer.Option(help="Keep one method, by the name here or the source's own.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Keep one metric: fid.")] = None,
+    format: Annotated[str, typer.Option("--format", "-f", help="table, csv, md.")] = "table",
+) -> None:
+    """List what the literature measured, each value with its evidence, its source and its protocol.
+
+    \b
+    Examples:
+      fmbench published --dataset cifar10 --metric fid
+      fmbench published --method OT-CFM
+      fmbench published --dataset moons --format md
+      fmbench published --format csv > published.csv
+    """
+    formats = ("table", "csv", "md")
+    if format not in formats:
+        raise unknown("format", format, formats)
+    from .published import select
+
+    table = select(dataset, method, metric)
+    if format == "csv":
+        typer.echo(table.to_csv(index=False), nl=False)
+        return
+    from .report.published import published_grid
+    from .report.tables import grid_markdown
+
+    grid = published_grid(table)
+    if format == "md":
+        typer.echo("\n\n".join(grid_markdown(grid)))
+    else:
+        terminal.print_grid(terminal.new_console(), grid)
+
+
 @app.command()
 def doctor() -> None:
     """Check this installation: versions, devices, the cache folder, and that the numerical core computes what it should.

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import UserError, unknown
+from .reach import least_calls
 from .statistics import Estimate, combine, interval
 from .table import (
     COLUMNS,
@@ -175,6 +176,30 @@ class Results:
         return pd.DataFrame({name: pd.Series([line[name] for line in lines], dtype=object) for name in dtypes}).astype(
             dtypes
         )
+
+    def nfe_to_reach(
+        self, metric: str | None = None, within: float = 0.05, solver: str | None = None, level: float = 0.95
+    ) -> pd.DataFrame:
+        """The least network calls at which each flow comes within a share of its own best; see `reach.least_calls`.
+
+        Args:
+            metric: its name in the table; the main metric when None.
+            within: the share, 0.05 for 5 %.
+            solver: keep this solver's row of each flow (a `sampler` of `summary()`). The flow's best is over all
+                fixed-step solvers all the same.
+
+        Raises:
+            UserError: unknown metric or solver, or one to which the question does not apply.
+        """
+        metric = metric or self.main_metric
+        if metric not in self.metrics:
+            raise unknown("metric", metric, self.metrics)
+        lines = least_calls(self.table, metric, within, level)
+        if solver is None:
+            return lines
+        if solver not in set(lines["sampler"]):
+            raise unknown("fixed-step solver", solver, lines["sampler"].unique())
+        return lines[lines["sampler"] == solver].reset_index(drop=True)
 
     def pivot(
         self,

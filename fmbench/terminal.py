@@ -170,17 +170,20 @@ def component_lines(kind: str) -> list[tuple[str, ...]]:
 
 
 def print_grid(console: Console, grid: Grid, task: str = "") -> None:
+    """A table, and the notes that its cells refer to."""
     from rich.table import Table
 
     title = f"{grid.title} · {task}" if task else grid.title
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="bold")
     for column in grid.index:
-        table.add_column(column)
+        table.add_column(escaped(column), overflow="fold")
     for column in grid.columns:
-        table.add_column(column, justify="right")
+        table.add_column(escaped(column), justify="right", overflow="fold")
     for index, cells in grid.rows:
         table.add_row(*map(escaped, index), *(escaped(cell.text) if cell else "" for cell in cells))
     console.print(table)
+    for place, note in enumerate(grid.notes, 1):
+        console.print(escaped(f"[{place}] {note}"), highlight=False)
 
 
 def print_frame(console: Console, frame: Any, title: str) -> None:

@@ -228,6 +228,24 @@ def test_a_run_of_which_nothing_succeeds_still_reports(fmbench: Fmbench, tiny_fi
     assert "Traceback" not in answer.err + answer.out
 
 
+def test_published_lists_values_with_evidence_and_protocol(fmbench: Fmbench) -> None:
+    import io
+
+    import pandas as pd
+
+    answer = fmbench("published", "--dataset", "s-curve", "--method", "I-CFM")
+    assert answer.code == 0
+    assert max(map(len, answer.out.splitlines())) <= 100
+    for words in ("0.856 (sd 0.031)", "euler, nfe 100", "paper", "[1] Tong et al. 2024", "Euler, 100 steps"):
+        assert words in " ".join(answer.out.split()), words
+    assert "| s-curve | I-CFM | npe |" in fmbench("published", "--dataset", "s-curve", "--format", "md").out.replace(
+        r"\_", "_"
+    )
+    table = pd.read_csv(io.StringIO(fmbench("published", "--format", "csv").out))
+    assert len(table) > 400
+    assert {"publication", "evidence", "protocol"} <= set(table)
+
+
 # ---- reports ----
 
 
@@ -290,6 +308,9 @@ MISTAKES: list[tuple[list[Any], list[str]]] = [
     (["report", "damaged", "--format", "pptx"], ["'pptx'", "html"]),
     (["compare", "nowhere", "damaged"], ["nowhere does not exist"]),
     (["compare", "damaged"], ["Missing argument"]),
+    (["published", "--dataset", "cifar"], ["unknown published data set 'cifar'", "'cifar10'"]),
+    (["published", "--metric", "fidd"], ["'fidd'", "'fid'"]),
+    (["published", "--format", "xlsx"], ["'xlsx'", "csv"]),
 ]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fmbench.randomness import generator
-from fmbench.statistics import Estimate, combine, holm, interval, mean, ratio, root
+from fmbench.statistics import Estimate, bootstrap, combine, holm, interval, mean, paired, ratio, redrawn, root
 
 REPLICATIONS = 2000
 COVERAGE = pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / REPLICATIONS) + 0.01)  # binomial error + non-normality
@@ -83,6 +84,104 @@ def test_combine_at_the_edges() -> None:
     assert math.isnan(combine([one, Estimate(math.nan, math.inf, 1)]).value)
     with pytest.raises(ValueError, match="no estimates"):
         combine([])
+
+
+# ---- resampling ----
+
+STUDIES = 250
+BINOMIAL = 3 * math.sqrt(0.95 * 0.05 / STUDIES)  # three standard errors of a coverage of 95 % over so many studies
+
+
+def studies(seeds: int, n: int, spread: float, noise: float, shared: bool = True) -> list[np.ndarray]:
+    """Values `(seeds, n)` of true mean 0: an effect a seed, one a sample, and one of both together."""
+    rng = np.random.default_rng(seeds)
+    samples = [rng.standard_normal((1 if shared else seeds, n)) for _ in range(STUDIES)]
+    return [
+        spread * rng.standard_normal((seeds, 1)) + sample + noise * rng.standard_normal((seeds, n))
+        for sample in samples
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "n", "spread", "noise"), [(3, 100, 0.5, 0.5), (3, 100, 0.02, 0.2), (5, 100, 0.1, 1.0)]
+)
+def test_bootstrap_covers_for_few_seeds_and_many_samples(seeds: int, n: int, spread: float, noise: float) -> None:
+    """Between the seeds ruling (2 degrees of freedom) and the samples ruling; it may cover more, never less."""
+    found = [bootstrap(x, seed=place, draws=100) for place, x in enumerate(studies(seeds, n, spread, noise))]
+    assert 0.95 - BINOMIAL <= covered(found, 0.0) <= 0.95 + BINOMIAL + 0.02
+
+
+def test_percentiles_of_three_resampled_seeds_do_not_cover() -> None:
+    """The twin that everyone writes first: the middle 95 % of resampled means."""
+    rng, held = np.random.default_rng(0), 0
+    for x in studies(3, 50, 1.0, 0.1):
+        again = [np.take(x, rng.integers(3, size=3), axis=0).mean() for _ in range(100)]
+        held += np.quantile(again, 0.025) <= 0 <= np.quantile(again, 0.975)
+    assert held / STUDIES < 0.85
+
+
+def test_samples_of_each_seeds_own_are_held_by_the_spread_between_seeds() -> None:
+    studied = studies(4, 25, 0.1, 0.2, shared=False)
+    found = [bootstrap(x, seed=place, shared=False, draws=100) for place, x in enumerate(studied)]
+    assert abs(covered(found, 0.0) - 0.95) <= BINOMIAL + 0.01
+    assert {e.freedom for e in found} == {3.0}
+
+
+def test_bootstrap_is_the_closed_form_for_a_mean() -> None:
+    """stderr² = Σ(row mean)²/(K(K − 1)) + Σ(column mean)²/(n(n − 1)), means taken off; draws add 1/√(2 draws)."""
+    x = np.random.default_rng(3).standard_normal((6, 40)) + np.arange(6)[:, None]
+    exact = [x.mean(axis).var(ddof=1) / count for axis, count in ((1, 6), (0, 40))]
+    found = bootstrap(x, seed=0, draws=4000)
+    assert found.value == pytest.approx(x.mean())
+    assert found.stderr**2 == pytest.approx(sum(exact), rel=5 / math.sqrt(2 * 4000))
+    assert found.freedom == pytest.approx(sum(exact) ** 2 / (exact[0] ** 2 / 5 + exact[1] ** 2 / 39), rel=0.2)
+    assert bootstrap(x[0], seed=0, draws=4000).stderr == pytest.approx(x[0].std(ddof=1) / math.sqrt(40), rel=0.06)
+
+
+def test_bootstrap_of_a_ratio_agrees_with_the_delta_method() -> None:
+    rng = np.random.default_rng(5)
+    bottom = rng.exponential(size=400)
+    both = np.stack([0.5 * bottom + rng.exponential(size=400), bottom])[:, None]  # (2, 1 seed, n)
+    delta = ratio(torch.from_numpy(both[0, 0]), torch.from_numpy(both[1, 0]))
+    assert bootstrap(both, lambda v: v[0].mean() / v[1].mean(), seed=0).stderr == math.inf  # one seed says nothing
+    again = bootstrap(np.repeat(both, 2, axis=1), lambda v: v[0].mean() / v[1].mean(), seed=0, draws=2000)
+    assert (again.value, again.stderr) == pytest.approx((delta.value, delta.stderr), rel=0.08)
+
+
+def test_pairing_takes_out_the_noise_that_two_flows_share() -> None:
+    rng = np.random.default_rng(11)
+    common, seeds = rng.standard_normal((1, 500)), 0.02 * rng.standard_normal((5, 1))
+    a = common + seeds + 0.05 * rng.standard_normal((5, 500))
+    b = common + seeds + 0.05 * rng.standard_normal((5, 500)) + 0.03
+    difference = paired(a, b, seed=0)
+    low, high = interval(difference)
+    assert 0 < low < 0.03 < high
+    apart = [combine([mean(torch.from_numpy(row)) for row in side]) for side in (a, b)]
+    assert math.hypot(*(side.stderr for side in apart)) > 10 * difference.stderr
+    with pytest.raises(ValueError, match="equal seeds and samples"):
+        paired(a, b[:, :100], seed=0)
+
+
+def test_resampling_is_seeded_and_knows_when_it_knows_nothing() -> None:
+    x = np.random.default_rng(0).standard_normal((3, 30))
+    assert bootstrap(x, seed=1) == bootstrap(x, seed=1) != bootstrap(x, seed=2)
+    for few in (x[:1], x[:, :1], x[:1, :1], x[0, :1]):
+        assert interval(bootstrap(few, seed=0)) == (-math.inf, math.inf)
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap(np.empty((3, 0)), seed=0)
+
+
+def test_redrawn_means_have_the_moments_of_combine() -> None:
+    """Variance of Student's t: ν/(ν − 2) times the seeds' part; seeds move all cells together, samples each alone."""
+    values = np.random.default_rng(2).standard_normal((9, 1)) * [1.0, 2.0, 0.0] + [0.0, 5.0, 1.0]
+    errors = np.full((9, 3), 0.3)
+    drawn = redrawn(values, errors, seed=0, draws=40_000)
+    assert drawn.mean(0) == pytest.approx(values.mean(0), abs=0.02)
+    between = values.var(axis=0, ddof=1) / 9
+    assert drawn.var(0) == pytest.approx(between * 8 / 6 + 0.09, rel=0.06)
+    assert np.cov(drawn.T)[0, 1] == pytest.approx(math.sqrt(between[0] * between[1]) * 8 / 6, rel=0.1)
+    alone = redrawn(values[:1], errors[:1], seed=0, draws=40_000)
+    assert alone.std(0) == pytest.approx([0.3] * 3, rel=0.02)
 
 
 def test_holm_by_hand() -> None:

@@ -178,7 +178,7 @@ class Curve(Data):
 
 
 class Moons(Curve):
-    """Two interleaved half circles, placed as torchcfm's: 3 x − 1 (`scale` x + `shift`).
+    """Two interleaved half circles, placed as torchcfm's: 3 x − 1 (`scale` x + `shift`, one number or one a coordinate).
 
     `noise` is the standard deviation, before scaling, of independent Gaussian noise on each coordinate. torchcfm 1.0.7
     adds ONE uniform value to both coordinates of a point instead: its moons are smeared along the diagonal only.
@@ -187,7 +187,7 @@ class Moons(Curve):
     name = "moons"
     noise: NonNegativeFloat = 0.05
     scale: PositiveFloat = 3.0
-    shift: float = -1.0
+    shift: float | tuple[float, float] = -1.0
 
     def trace(self, u: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         label = torch.randint(2, u.shape, generator=rng)
@@ -196,7 +196,7 @@ class Moons(Curve):
 
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
         x, label = super().draw(n, rng)
-        return x + self.shift, label
+        return x + (torch.tensor(self.shift) if isinstance(self.shift, tuple) else self.shift), label
 
 
 class SCurve(Curve):

@@ -22,6 +22,8 @@ from ..store import Store, write_atomically
 from ..table import read_json
 from . import charts, pictures, tables
 from .compare import compare, summary
+from .published import beside_grid
+from .reach import reach_grids
 
 VERDICTS = ("supported", "refuted", "inconclusive", "not tested")
 
@@ -42,6 +44,8 @@ class Section:
     anchor: str
     facts: list[tuple[str, str]]
     headlines: list[tables.Grid]
+    reach_grids: list[tables.Grid]
+    beside: tables.Grid | None
     figures: list[Figure]
     more_figures: list[Figure]
     geometry: list[Figure]
@@ -111,6 +115,8 @@ def _section(results: Results, anchor: str) -> Section:
         anchor=anchor,
         facts=_facts(results),
         headlines=[_titled(grid, name, parts) for name, grid in headlines if grid and grid.rows],
+        reach_grids=reach_grids(results),
+        beside=beside_grid(results),
         figures=figures([main] if main in sampled else []),
         more_figures=figures([metric for metric in sampled if metric not in (main, "nfe")]),  # nfe is the x axis
         geometry=[_figure(name if len(parts) > 1 else "", chart) for name, chart in flow_charts if chart],

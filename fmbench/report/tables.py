@@ -35,6 +35,7 @@ class Grid:
     columns: tuple[str, ...]
     rows: tuple[tuple[tuple[str, ...], tuple[Cell | None, ...]], ...]
     floor: str | None = None  # the same metric between two draws of real data
+    notes: tuple[str, ...] = ()  # what [1], [2], … in the cells refer to
 
 
 def tasks(summary: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -169,14 +170,18 @@ def _errors_apart(row: Row, expected: Row) -> str:
 
 
 def grids(results: Results) -> list[Grid]:
-    """Every table of the results: sampled metrics, then the flows' own, for each task."""
+    """Every table of the results: the calls each flow needs; for each task the sampled metrics, then the flows' own."""
+    from .published import beside_grid  # these build on this file
+    from .reach import reach_grids
+
     parts = tasks(results.summary())
-    found = []
+    found = reach_grids(results)
     for name, summary in parts:
         several = f" · {name}" if len(parts) > 1 else ""
         sampled = [sampled_grid(summary, metric) for metric in sampled_metrics(results)]
         made = [*sampled, flow_grid(summary), truth_grid(summary)]
         found += [replace(grid, title=grid.title + several) for grid in made if grid.rows]
+    found += filter(None, [beside_grid(results)])
     return found
 
 
@@ -241,18 +246,25 @@ def markdown(results: Sequence[Results]) -> str:
     for result in results:
         parts += [f"## {_md(str(result.suite.get('title') or result.name))}", _md(str(result.suite.get("about") or ""))]
         for grid in grids(result):
-            lines = [f"### {_md(grid.title)}", "", _md_line([*grid.index, *grid.columns])]
-            lines.append("|" + " --- |" * len(grid.index) + " ---: |" * len(grid.columns))
-            for index, cells in grid.rows:
-                texts = ["" if c is None else f"**{_md(c.text)}**" if c.best else _md(c.text) for c in cells]
-                lines.append("| " + " | ".join([*map(_md, index), *texts]) + " |")
-            parts += ["\n".join(lines), *([f"Floor (real data against real data): {grid.floor}"] if grid.floor else [])]
+            parts += grid_markdown(grid)
         if failed := failures(result):
             parts.append("### Not ok")
             parts.append("\n".join(
                 f"- {x['count']} × {x['status']}: {_md(x['flow'])}, {_md(x['sampler'])} at nfe {x['nfe'] or '–'}, "
                 f"{_md(x['metric'])}: {_md(x['reason'])}" for x in failed))  # fmt: skip
     return "\n\n".join([*filter(None, parts), NOTE]) + "\n"
+
+
+def grid_markdown(grid: Grid) -> list[str]:
+    """One table as paragraphs of GitHub markdown: heading and table, floor, notes."""
+    lines = [f"### {_md(grid.title)}", "", _md_line([*grid.index, *grid.columns])]
+    lines.append("|" + " --- |" * len(grid.index) + " ---: |" * len(grid.columns))
+    for index, cells in grid.rows:
+        texts = ["" if c is None else f"**{_md(c.text)}**" if c.best else _md(c.text) for c in cells]
+        lines.append("| " + " | ".join([*map(_md, index), *texts]) + " |")
+    floor = [f"Floor (real data against real data): {grid.floor}"] if grid.floor else []
+    notes = [f"{place}. {_md(note)}" for place, note in enumerate(grid.notes, 1)]
+    return ["\n".join(lines), *floor, *(["\n".join(notes)] if notes else [])]
 
 
 NOTE = (
@@ -266,7 +278,8 @@ def latex(results: Sequence[Results]) -> str:
     parts = ["% needs \\usepackage{booktabs}"]
     for result in results:
         for grid in grids(result):
-            lines = ["\\begin{table}", "\\centering", f"\\caption{{{_tex(grid.title)}. {_tex(NOTE)}}}"]
+            notes = "".join(f" [{place}] {note}" for place, note in enumerate(grid.notes, 1))
+            lines = ["\\begin{table}", "\\centering", f"\\caption{{{_tex(grid.title)}. {_tex(NOTE + notes)}}}"]
             lines += [f"\\begin{{tabular}}{{{'l' * len(grid.index)}{'r' * len(grid.columns)}}}", "\\toprule"]
             lines += [" & ".join(map(_tex, [*grid.index, *grid.columns])) + " \\\\", "\\midrule"]
             before = None
@@ -288,6 +301,11 @@ def comma_separated(results: Sequence[Results]) -> str:
     tables = [result.summary().assign(results=result.name) for result in results]
     table = pd.concat(tables, ignore_index=True)
     return table[["results", *tables[0].columns.drop("results")]].to_csv(index=False)
+
+
+def interval_cell(row: Row) -> Cell:
+    """A row of the summary as "0.123 ± 0.004"."""
+    return Cell(_text(row))
 
 
 def _cells(rows: list[Row | None]) -> tuple[Cell | None, ...]:

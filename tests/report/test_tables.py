@@ -116,7 +116,7 @@ def test_markdown_latex_and_csv(run: Results) -> None:
     assert "| euler | 1 | 1.5" in md
     assert r"7 × " not in md
     assert r"RuntimeError: \<b\>out of memory\</b\>" in md
-    assert tex.count(r"\begin{table}") == tex.count(r"\end{table}") == 5
+    assert tex.count(r"\begin{table}") == tex.count(r"\end{table}") == 7
     assert tex.count(r"\toprule") == tex.count(r"\bottomrule") == 5
     assert r"sliced\_w2" in tex
     for line in tex.splitlines():
