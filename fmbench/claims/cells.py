@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ..contrasts import Row, by_seed, mean, mean_value
-from ..table import FLOOR, FLOW, IDENTITY, SAMPLER, TASK, TRUTH, cell_key, records
+from ..table import FLOOR, FLOW, IDENTITY, REFERENCE, SAMPLER, TASK, TRUTH, cell_key, records
 
 
 class NotTested(Exception):
@@ -101,7 +101,7 @@ class Cells:
 
     def beside(self, cell: Cell, metric: str) -> Cell | None:
         """Another metric of the flow itself (or of its training coupling), None where it was not measured."""
-        return next(iter(self.find(metric, solver="reference", **{name: cell[name] for name in (*TASK, *FLOW)})), None)
+        return next(iter(self.find(metric, solver=REFERENCE, **{name: cell[name] for name in (*TASK, *FLOW)})), None)
 
     def required(self, cell: Cell, metric: str) -> Cell:
         """As `beside`; what is missing leaves the claim untested."""
@@ -138,7 +138,7 @@ def stderr_of(row: Row) -> float:
 
 
 def _settings(cell: Cell) -> list[str]:
-    outcomes = () if cell["rtol"] is None else ("nfe", "steps")
+    outcomes = ("nfe", "steps") if cell["rtol"] is not None or cell["solver"] == REFERENCE else ()
     return [name for name in IDENTITY if name not in (*outcomes, "unit", "higher_is_better", "suite")]
 
 

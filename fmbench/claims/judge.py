@@ -104,7 +104,7 @@ def _judged(claim: Claim, cells: Cells) -> Verdict:
 
 def _settled(verdict: Verdict, p_value: float) -> Verdict:
     """The verdict at the corrected p-value, with a word on what it could not have seen."""
-    notes = ["one seed: it holds for these trained flows"] if verdict.n == 1 else []
+    notes = ["one seed: what another training would change is not known"] if verdict.n == 1 else []
     if p_value <= verdict.alpha:
         return replace(verdict, p_value=p_value, note="; ".join(notes))
     if math.isfinite(verdict.detectable):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pydantic import Field
 
-from ..contrasts import combination
+from ..contrasts import Difference, combination
 from ..solvers import SOLVERS
 from .base import Claim, Contrast, Pairwise
-from .cells import Cells, NotTested
+from .cells import Cell, Cells, NotTested
 from .curves import curves, slope_weights
 from .guards import integration_error, same_noise
 
@@ -21,7 +22,8 @@ FINEST = 3  # budgets at which the order is read
 class Orders(Claim):
     """The error of every fixed-step solver falls with at least its declared order, less the margin.
 
-    The slope of log error over log calls at the three largest budgets whose error is ten times the reference solve's.
+    The slope of log error over log calls at the three largest budgets whose error is ten times the reference solve's, where
+    the two slopes between them agree up to the margin: an order is a limit, and shows in no coarser steps.
     """
 
     name = "solver-orders"
@@ -35,16 +37,24 @@ class Orders(Claim):
             blur = RESOLVED * cells.required(whole[0], "reference_error").value
             seen = [cell for cell in whole if min(row["value"] for row in cell.rows) >= blur][-FINEST:]
             solver = str(whole[0]["solver"])
-            if len(seen) < 2 or solver not in SOLVERS.names():
+            if len(seen) < FINEST or solver not in SOLVERS.names():
                 continue
             logs = [cell.mapped(math.log, lambda x: 1 / x) for cell in seen]
-            slope = combination([(w, cell.rows) for w, cell in zip(slope_weights(seen), logs, strict=True)])
+            if abs(_slope(logs[1:]).value - _slope(logs[:-1]).value) > self.margin:
+                continue
+            slope = _slope(logs)
             lacking = replace(slope, value=SOLVERS.get(solver).order + slope.value)
             about = f"order that {solver} lacks on {seen[0].flow}"
             found.append(Contrast(about, lacking, self.margin, seen[-1], also=tuple(seen[:-1])))
         if not found:
-            raise NotTested("integration error", "no two budgets of a solver whose error the reference solve can see")
+            raise NotTested(
+                "asymptotic regime", "no three budgets that the reference solve can see and whose slopes agree"
+            )
         return found
+
+
+def _slope(logs: Sequence[Cell]) -> Difference:
+    return combination([(w, cell.rows) for w, cell in zip(slope_weights(logs), logs, strict=True)])
 
 
 class RK4BeatsEuler(Pairwise):

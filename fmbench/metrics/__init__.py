@@ -22,6 +22,7 @@ METRICS: Registry[Metric] = Registry(
         "npe": "fmbench.metrics.geometry:NPE",
         "path_length_ratio": "fmbench.metrics.geometry:PathLengthRatio",
         "one_step_error": "fmbench.metrics.geometry:OneStepError",
+        "reference_error": "fmbench.metrics.reference:ReferenceError",
         "solver_error": "fmbench.metrics.cost:SolverError",
         "nfe": "fmbench.metrics.cost:NFE",
         "seconds": "fmbench.metrics.cost:Seconds",
