@@ -35,10 +35,12 @@ class FewerCalls(Claim):
         alike = (*TASK, "coupling", "prediction", "times", "model", "reflow", "distilled", "guidance", "solver", "grid")
         found = []
         for a, b in ((a, b) for a in ours for b in theirs if all(a[0][name] == b[0][name] for name in alike)):
-            if targets := common_targets(a, b):
-                difference = combination([(1, log2_calls(a, targets)), (-1, log2_calls(b, targets))])
-                about = f"log2 calls of {a[0]['solver']} on {a[0].flow} against {b[0].flow}"
-                found.append(Contrast(about, difference, 0.0, a[-1], b[-1], (*a[:-1], *b[:-1])))
+            targets = common_targets(a, b)
+            if not targets:
+                raise NotTested("same z0", f"{a[0].flow} and {b[0].flow} have no seed and sample seed in common")
+            difference = combination([(1, log2_calls(a, targets)), (-1, log2_calls(b, targets))])
+            about = f"log2 calls of {a[0]['solver']} on {a[0].flow} against {b[0].flow}"
+            found.append(Contrast(about, difference, 0.0, a[-1], b[-1], (*a[:-1], *b[:-1])))
         if not found:
             raise NotTested("missing rows", "no solver_error over calls of path = fm-ot beside vp or ve")
         return found

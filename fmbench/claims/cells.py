@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import pandas as pd
-
 from ..contrasts import Row, by_seed, mean, mean_value
-from ..table import FLOOR, FLOW, IDENTITY, REFERENCE, SAMPLER, TASK, TRUTH, cell_key, records
+from ..table import FLOOR, FLOW, IDENTITY, REFERENCE, SAMPLER, TASK, TRUTH, cell_key
 
 
 class NotTested(Exception):
@@ -67,12 +65,17 @@ class Cell:
 
 
 class Cells:
-    """The table of one result, ready for claims."""
+    """The table of one result, ready for claims.
 
-    def __init__(self, table: pd.DataFrame, manifest: Mapping[str, Any] | None = None):
-        self.facts: Mapping[str, Any] = (manifest or {}).get("data") or {}
+    Args:
+        rows: as `table.records` gives them.
+        facts: of each data set, by its label, as the manifest's `data` holds them.
+    """
+
+    def __init__(self, rows: Iterable[Row], facts: Mapping[str, Any] | None = None):
+        self.facts = facts or {}
         cells: dict[tuple[Any, ...], list[Row]] = {}
-        for row in records(table):
+        for row in rows:
             if row["model"] != TRUTH and row["metric"] is not None:
                 cells.setdefault(cell_key(row), []).append(row)
         made = [Cell(tuple(rows)) for rows in cells.values()]
@@ -101,7 +104,7 @@ class Cells:
 
     def beside(self, cell: Cell, metric: str) -> Cell | None:
         """Another metric of the flow itself (or of its training coupling), None where it was not measured."""
-        return next(iter(self.find(metric, solver=REFERENCE, **{name: cell[name] for name in (*TASK, *FLOW)})), None)
+        return next((_whole(found) for found in self._of_flow(cell, metric) if found["solver"] == REFERENCE), None)
 
     def required(self, cell: Cell, metric: str) -> Cell:
         """As `beside`; what is missing leaves the claim untested."""
@@ -112,10 +115,14 @@ class Cells:
 
     def finest(self, cell: Cell, metric: str) -> Cell:
         """A sampled metric of the flow at its most network calls."""
-        sampled = self.find(metric, broken=True, **{name: cell[name] for name in (*TASK, *FLOW)})
+        sampled = [found for found in self._of_flow(cell, metric) if found.sound]
         if not sampled:
             raise NotTested("missing rows", f"no {metric} of {cell.flow}")
         return max(sampled, key=lambda found: found.nfe)
+
+    def _of_flow(self, cell: Cell, metric: str) -> list[Cell]:
+        same = (c for c in self.measured if metric in (c["metric"], c.metric))
+        return [found for found in same if all(found[name] == cell[name] for name in (*TASK, *FLOW))]
 
     def floor(self, cell: Cell) -> Cell | None:
         """The same metric between real samples, None where it was not measured."""

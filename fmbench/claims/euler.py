@@ -8,7 +8,7 @@ from ..contrasts import combination
 from .base import Claim, Contrast, no_more
 from .cells import Cell, Cells, NotTested, bare
 from .curves import curves
-from .guards import GEOMETRY, same_noise
+from .guards import ALONE, same_noise
 
 
 class OneStepExact(Claim):
@@ -18,7 +18,7 @@ class OneStepExact(Claim):
     name = "euler-one-step-exact"
     source = "Liu et al. 2022, section 2.1 (straight flows)"
     metrics = ("one_step_error", "straightness", "transport_cost")
-    guards = GEOMETRY
+    guards = ALONE
     margin: float = Field(0.02, gt=0)
     straight: float = Field(0.01, gt=0)
 

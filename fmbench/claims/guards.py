@@ -101,4 +101,5 @@ marginal_error = Guard("marginal error", ("w2", "transport_cost"), _marginal_err
 integration_error = Guard("integration error", ("reference_error",), _integration_error)
 fresh_noise = Guard("fresh z0", (), _fresh_noise)
 
-GEOMETRY = (same_noise, marginal_error, integration_error)
+GEOMETRY = (same_noise, marginal_error, integration_error)  # of two flows
+ALONE = (marginal_error, integration_error)  # of one flow against a number of its own

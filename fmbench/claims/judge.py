@@ -9,6 +9,7 @@ from typing import Any
 
 from ..results import Results
 from ..statistics import holm
+from ..table import records
 from . import CLAIMS
 from .base import Claim, Contrast
 from .cells import Cells, NotTested
@@ -56,8 +57,12 @@ def claims_of(results: Results) -> list[Claim]:
 
 
 def judge(results: Results, claims: Sequence[Claim]) -> list[Verdict]:
-    """The verdict on each claim, in their order; p-values are corrected over those that can be tested."""
-    cells = Cells(results.table, results.manifest)
+    """The verdict on each claim, in their order, from a result's table and what its manifest says of the data."""
+    return verdicts(Cells(records(results.table), results.manifest.get("data")), claims)
+
+
+def verdicts(cells: Cells, claims: Sequence[Claim]) -> list[Verdict]:
+    """The verdicts; p-values are corrected over the claims that can be tested."""
     found = [_judged(claim, cells) for claim in claims]
     tested = [place for place, verdict in enumerate(found) if verdict.verdict != NOT_TESTED]
     for place, p_value in zip(tested, holm([found[place].p_value for place in tested]), strict=True):
@@ -78,10 +83,7 @@ def _judged(claim: Claim, cells: Cells) -> Verdict:
                     raise NotTested(guard.name, f"{contrast.about}: {reason}")
     except NotTested as obstacle:
         return replace(blank, guard=obstacle.guard, note=obstacle.reason)
-    # All must be below their margins: the largest p-value says so. One above is enough, of m tries: Bonferroni.
-    worst = max(contrasts, key=lambda c: (c.difference.p_below(c.margin), c.difference.value - c.margin))
-    below = worst.difference.p_below(worst.margin)
-    above = min(1.0, len(contrasts) * min(c.difference.p_above(c.margin) for c in contrasts))
+    worst, below, above = weigh(contrasts)
     low, high = worst.difference.interval(1 - claim.alpha)
     seen = worst.difference.detectable(claim.alpha / len(contrasts))
     keys = dict.fromkeys(str(row["key"]) for c in contrasts for cell in c.cells for row in cell.rows if row["key"])
@@ -100,6 +102,17 @@ def _judged(claim: Claim, cells: Cells) -> Verdict:
         contrast=worst.about,
         contrasts=len(contrasts),
     )
+
+
+def weigh(contrasts: Sequence[Contrast]) -> tuple[Contrast, float, float]:
+    """The contrast nearest to a violation, and one-sided p-values: that all are below their margins, that one is above.
+
+    All must be below, so the largest p-value counts, uncorrected (intersection-union). One above is enough, of m tries:
+    the smallest, times m (Bonferroni).
+    """
+    worst = max(contrasts, key=lambda c: (c.difference.p_below(c.margin), c.difference.value - c.margin))
+    above = min(1.0, len(contrasts) * min(c.difference.p_above(c.margin) for c in contrasts))
+    return worst, worst.difference.p_below(worst.margin), above
 
 
 def _settled(verdict: Verdict, p_value: float) -> Verdict:

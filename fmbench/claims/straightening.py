@@ -7,7 +7,7 @@ from pydantic import Field
 from ..contrasts import combination
 from .base import Claim, Contrast, no_more
 from .cells import Cells, NotTested
-from .guards import GEOMETRY, TRAINED
+from .guards import ALONE, GEOMETRY, TRAINED
 from .rounds import reflowed, trained_cost
 
 
@@ -29,7 +29,7 @@ class StraightnessRate(Claim):
     name = "straightness-rate"
     source = "Liu et al. 2022, theorem 3.7"
     metrics = ("straightness", TRAINED)
-    guards = GEOMETRY
+    guards = ALONE
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
         found = []
@@ -52,7 +52,7 @@ class StraightInOneDimension(Claim):
     name = "reflow-1d-straight"
     source = "Liu et al. 2022, section 3.2 (one dimension)"
     metrics = ("straightness",)
-    guards = GEOMETRY
+    guards = ALONE
     margin: float = Field(0.01, gt=0)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:

@@ -21,15 +21,14 @@ class PredictionsSameODE(Claim):
     margin: float = Field(0.05, gt=0)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
-        found = []
-        for metric in self.metrics:
-            for cell in cells.find(metric):
-                if cell["prediction"] != "velocity":
-                    for other in cells.partners(cell, prediction="velocity"):
-                        found += both_ways(cell, other, self.margin * other.value)
-        if not found:
-            raise NotTested("missing rows", "no flow with another prediction beside prediction = velocity")
-        return found
+        return [contrast for metric in self.metrics for contrast in self._of(cells, metric)]
+
+    def _of(self, cells: Cells, metric: str) -> list[Contrast]:
+        others = [cell for cell in cells.find(metric) if cell["prediction"] != "velocity"]
+        pairs = [(cell, same) for cell in others for same in cells.partners(cell, prediction="velocity")]
+        if not pairs:
+            raise NotTested("missing rows", f"no {metric} of another prediction beside prediction = velocity")
+        return [contrast for a, b in pairs for contrast in both_ways(a, b, self.margin * b.value)]
 
 
 class LogitNormalHelps(Claim):
