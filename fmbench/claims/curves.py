@@ -57,8 +57,8 @@ def common_targets(a: Curve, b: Curve) -> dict[Any, tuple[float, float]]:
 
 
 def slope_weights(curve: Sequence[Cell]) -> list[float]:
-    """Weights on the log errors whose sum is the least-squares slope over log calls."""
-    x = [math.log(cell.nfe) for cell in curve]
+    """Weights on the log errors whose sum is the least-squares slope over log steps."""
+    x = [math.log(cell["steps"]) for cell in curve]
     center = math.fsum(x) / len(x)
     scale = math.fsum((value - center) ** 2 for value in x)
     return [(value - center) / scale for value in x]

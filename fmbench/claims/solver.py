@@ -11,7 +11,7 @@ from pydantic import Field
 from ..contrasts import Difference, combination
 from ..solvers import SOLVERS
 from .base import Claim, Contrast, Pairwise
-from .cells import Cell, Cells, NotTested
+from .cells import Cell, Cells, NotTested, bare
 from .curves import curves, slope_weights
 from .guards import integration_error, same_noise
 
@@ -22,7 +22,7 @@ FINEST = 3  # budgets at which the order is read
 class Orders(Claim):
     """The error of every fixed-step solver falls with at least its declared order, less the margin.
 
-    The slope of log error over log calls at the three largest budgets whose error is ten times the reference solve's, where
+    The slope of log error over log steps at the three largest budgets whose error is ten times the reference solve's, where
     the two slopes between them agree up to the margin: an order is a limit, and shows in no coarser steps.
     """
 
@@ -36,7 +36,7 @@ class Orders(Claim):
         for whole in curves(cells, "solver_error"):
             blur = RESOLVED * cells.required(whole[0], "reference_error").value
             seen = [cell for cell in whole if min(row["value"] for row in cell.rows) >= blur][-FINEST:]
-            solver = str(whole[0]["solver"])
+            solver = bare(whole[0]["solver"])
             if len(seen) < FINEST or solver not in SOLVERS.names():
                 continue
             logs = [cell.mapped(math.log, lambda x: 1 / x) for cell in seen]
