@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from . import paired
 from .claims.judge import judge
 from .errors import UserError
 from .execute import Missing, Outcome, devices_for, execute, missing
@@ -122,7 +123,8 @@ def run(
         )
         table = frame(rows(plan, outcomes))
         facts = manifest(plan, outcomes, store, devices)
-        verdicts = [verdict.record() for verdict in judge(Results(table, facts), plan.suite.claims)]
+        per_sample = paired.gather(plan, store) if plan.suite.claims else {}
+        verdicts = [v.record() for v in judge(Results(table, facts), plan.suite.claims, per_sample)]
         judged = (folder.read_json("claims.json") or []) == verdicts
         if not work.jobs and judged and folder.holds(table, facts):
             return Results.load(folder.directory)  # nothing was computed, nothing has changed
@@ -130,6 +132,8 @@ def run(
         folder.write_table(table)
         folder.write_bytes("pictures.npz", pictures(plan, store))
         folder.write_json("manifest.json", facts)
+        if per_sample:
+            folder.write_bytes(paired.FILE, paired.packed(per_sample))
         if not judged:
             folder.write_json("claims.json", verdicts)
         results = Results.load(folder.directory)

@@ -6,6 +6,9 @@ seeds share their samples). Where all terms have the same seeds, the spread is t
 else of each term alone. Few seeds estimate a spread badly, so the statistic is held against Student's t with Welch and
 Satterthwaite's degrees of freedom, not against the normal: K − 1 when the seeds dominate, infinitely many when the
 samples do.
+
+Where rows carry their values sample by sample (`per_sample`), the samples' part is that of the differences sample by
+sample, averaged over seeds: on common random numbers far less than that of the two sides added.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from scipy.special import stdtr, stdtrit
 
 Row = Mapping[str, Any]  # of the table, as `table.records` gives it
@@ -27,6 +31,7 @@ class Difference:
     value: float
     stderr: float
     freedom: float = math.inf
+    by_sample: bool = False  # the samples' part comes from differences sample by sample
 
     @property
     def p_value(self) -> float:
@@ -65,6 +70,7 @@ class Difference:
 def combination(terms: Sequence[tuple[float, Sequence[Row]]]) -> Difference:
     """Σ w · (mean over seeds) of terms (w, rows); rows need `seed`, `sample_seed`, `value`, `stderr`.
 
+    They may have `per_sample`, an array `(n,)` whose mean is the value, on the same samples in all rows.
     Rows are paired where seeds and sample seeds are the same in all terms; a term without a training seed (a property
     of the data alone) goes with every seed. The samples' parts are added as if independent: on the same samples that
     is too careful for a difference of alike values, and would be too bold for a sum of them.
@@ -81,7 +87,11 @@ def combination(terms: Sequence[tuple[float, Sequence[Row]]]) -> Difference:
     else:
         groups = [[weight * mean_value(rows) for rows in side.values()] for weight, side in seeded]
     spreads = [(_variance(group) / len(group), len(group) - 1) for group in groups if len(group) > 1]
-    samples = math.fsum(weight**2 * _sample_variance(side) for weight, side in seeded)
+    alike = [(weight, side) for weight, side in seeded if _per_sample(side)] if paired else []
+    by_sample = len(alike) > 1 and len({len(_per_sample(side)[0]) for _, side in alike}) == 1
+    rest = [(weight, side) for weight, side in seeded if not (by_sample and _per_sample(side))]
+    samples = _paired_variance(alike) if by_sample else 0.0
+    samples += math.fsum(weight**2 * _sample_variance(side) for weight, side in rest)
     if not math.isfinite(samples) and paired and len(seeds) >= 3:
         samples = (
             0.0  # seeds alone: given the same samples, the seeds' differences are exchangeable when nothing changed
@@ -90,7 +100,7 @@ def combination(terms: Sequence[tuple[float, Sequence[Row]]]) -> Difference:
     variance = sum(spread for spread, _ in spreads) + samples
     doubt = sum(spread**2 / freedom for spread, freedom in spreads)
     freedom = variance**2 / doubt if doubt > 0 and math.isfinite(variance) else math.inf
-    return Difference(value, math.sqrt(variance), freedom)
+    return Difference(value, math.sqrt(variance), freedom, by_sample)
 
 
 def by_seed(rows: Iterable[Row]) -> dict[Any, list[Row]]:
@@ -113,6 +123,20 @@ def _sample_variance(side: Mapping[Any, Sequence[Row]]) -> float:
     return mean(
         mean((math.inf if row["stderr"] is None else row["stderr"]) ** 2 for row in rows) for rows in side.values()
     )
+
+
+def _per_sample(side: Mapping[Any, Sequence[Row]]) -> list[Any]:
+    """The arrays of a side, one a seed; none where a seed lacks it or was evaluated on several sample seeds."""
+    arrays = [rows[0].get("per_sample") for rows in side.values() if len(rows) == 1]
+    known = [array for array in arrays if array is not None]
+    same = len(known) == len(side) and len({len(array) for array in known}) == 1 and len(known[0]) > 1
+    return known if same else []
+
+
+def _paired_variance(sides: Sequence[tuple[float, Mapping[Any, Sequence[Row]]]]) -> float:
+    """The variance of the mean over samples of Σ w · (mean over seeds), taken sample by sample."""
+    differences = sum(weight * np.mean(_per_sample(side), axis=0, dtype=np.float64) for weight, side in sides)
+    return float(np.var(differences, ddof=1) / np.size(differences))
 
 
 def _variance(values: Sequence[float]) -> float:

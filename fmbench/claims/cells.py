@@ -40,6 +40,12 @@ class Cell:
         return mean(mean_value(rows) for rows in by_seed(self.rows).values())
 
     @cached_property
+    def stderr(self) -> float:
+        """What the samples leave open (seeds share them), as far as it is known."""
+        known = [stderr for row in self.rows if math.isfinite(stderr := stderr_of(row))]
+        return math.sqrt(mean(stderr**2 for stderr in known)) if known else 0.0
+
+    @cached_property
     def nfe(self) -> float:
         return mean(float(row["nfe"] or math.nan) for row in self.rows)
 
@@ -57,11 +63,13 @@ class Cell:
 
     def mapped(self, value: Callable[[float], float], slope: Callable[[float], float]) -> Cell:
         """The same cell with each value f(x) and, by the delta method, its standard error |f'(x)| · stderr."""
-        rows = (
-            {**row, "value": value(row["value"]), "stderr": abs(slope(row["value"])) * stderr_of(row)}
-            for row in self.rows
-        )
-        return Cell(tuple(rows))
+
+        def one(row: Row) -> Row:
+            by, array = slope(row["value"]), row.get("per_sample")
+            changed = {"value": value(row["value"]), "stderr": abs(by) * stderr_of(row)}
+            return {**row, **changed, "per_sample": None if array is None else by * array}
+
+        return Cell(tuple(map(one, self.rows)))
 
 
 class Cells:
@@ -70,14 +78,20 @@ class Cells:
     Args:
         rows: as `table.records` gives them.
         facts: of each data set, by its label, as the manifest's `data` holds them.
+        per_sample: of rows, by their keys, the values `(n,)` whose mean is the row's value, where they are known.
     """
 
-    def __init__(self, rows: Iterable[Row], facts: Mapping[str, Any] | None = None):
-        self.facts = facts or {}
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        facts: Mapping[str, Any] | None = None,
+        per_sample: Mapping[str, Any] | None = None,
+    ):
+        self.facts, kept = facts or {}, per_sample or {}
         cells: dict[tuple[Any, ...], list[Row]] = {}
         for row in rows:
             if row["model"] != TRUTH and row["metric"] is not None:
-                cells.setdefault(cell_key(row), []).append(row)
+                cells.setdefault(cell_key(row), []).append({**row, "per_sample": kept.get(row["key"])})
         made = [Cell(tuple(rows)) for rows in cells.values()]
         self.floors = [cell for cell in made if cell["model"] == FLOOR]
         self.measured = [cell for cell in made if cell["model"] != FLOOR]

@@ -8,7 +8,7 @@ from .base import Contrast, Guard
 from .cells import Cell, Cells, NotTested, stderr_of
 
 WORSE = 1.5  # a left side whose marginal error is so many times the right side's has bought its advantage
-MISFIT = 0.25  # a marginal error beyond this share of the displacement: not a flow to this data at all
+MISFIT = 0.25  # a marginal error shown to be beyond this share of the displacement: no flow to this data at all
 COINCIDENCE = 0.01  # costs that agree to this share of their standard errors were measured on the same noise
 TRAINED = "train_coupling_cost"
 
@@ -30,8 +30,9 @@ def _marginal_error(cells: Cells, contrast: Contrast) -> str | None:
     left, right = contrast.left, contrast.right
     error, cost = cells.finest(left, "w2"), cells.required(left, "transport_cost")
     floor = cells.floor(error)
-    excess = math.sqrt(max(0.0, error.value**2 - (floor.value**2 if floor else 0.0)))
-    if excess > MISFIT * math.sqrt(cost.value):
+    excess = error.value**2 - (floor.value**2 if floor else 0.0)
+    doubt = math.hypot(*(2 * side.value * side.stderr for side in (error, floor) if side))
+    if excess > MISFIT**2 * cost.value + 2 * doubt:
         return f"w2 of {left.flow} is {error.value:.3g}, too much beside displacements of {math.sqrt(cost.value):.3g}"
     if right is not None and right.metric == left.metric:
         other = cells.finest(right, "w2")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from .. import paired
 from ..results import Results
 from ..statistics import holm
 from ..table import records
@@ -34,6 +35,7 @@ class Verdict:
     margin: float = math.nan
     alpha: float = 0.05
     detectable: float = math.nan  # the smallest violation that would have been seen with a chance of 80 %
+    by_sample: bool = False  # whether the samples' part of its error is that of differences sample by sample
     samples: int | None = None  # samples behind one seed's value, the fewest
     contrast: str = ""
     contrasts: int = 0
@@ -56,9 +58,14 @@ def claims_of(results: Results) -> list[Claim]:
     return [CLAIMS.build(claim) for claim in results.suite.get("claims") or []]
 
 
-def judge(results: Results, claims: Sequence[Claim]) -> list[Verdict]:
-    """The verdict on each claim, in their order, from a result's table and what its manifest says of the data."""
-    return verdicts(Cells(records(results.table), results.manifest.get("data")), claims)
+def judge(results: Results, claims: Sequence[Claim], per_sample: Mapping[str, Any] | None = None) -> list[Verdict]:
+    """The verdict on each claim, in their order, from a result's table and what its manifest says of the data.
+
+    Args:
+        per_sample: values sample by sample (`paired.gather`); those of the result's folder when None.
+    """
+    kept = paired.read(results.directory) if per_sample is None else per_sample
+    return verdicts(Cells(records(results.table), results.manifest.get("data"), kept), claims)
 
 
 def verdicts(cells: Cells, claims: Sequence[Claim]) -> list[Verdict]:
@@ -98,6 +105,7 @@ def _judged(claim: Claim, cells: Cells) -> Verdict:
         rows=tuple(keys),
         margin=worst.margin,
         detectable=worst.margin + seen,
+        by_sample=worst.difference.by_sample,
         samples=_fewest(worst),
         contrast=worst.about,
         contrasts=len(contrasts),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fmbench.errors import UserError
 from fmbench.flow.oracles import MixtureVelocity
 from fmbench.models import MODELS
 from fmbench.models.oracle import Oracle
+from fmbench.paired import read
 from fmbench.results import Results
 from fmbench.suite import parse
 
@@ -66,7 +68,8 @@ def test_a_run_leaves_verdicts(done: Path) -> None:
     page = (done / "report.html").read_text()
     assert all(verdict["claim"] in page for verdict in verdicts)
     # closed form: S(rectified) − S(vp-cosine) for this Gaussian, by math.md's integral
-    assert verdicts[0]["low"] < gaussian_gap() < verdicts[0]["high"]
+    stderr = (verdicts[0]["high"] - verdicts[0]["low"]) / (2 * 1.96)  # one seed: the samples' error, no Student
+    assert verdicts[0]["effect"] == pytest.approx(gaussian_gap(), abs=4 * stderr)
 
 
 def gaussian_gap() -> float:
@@ -175,6 +178,27 @@ def test_a_suite_s_claims_come_back_from_the_manifest(done: Path) -> None:
     assert json.loads((done / "manifest.json").read_text())["suite"]["claims"] == resolved["claims"]
 
 
+def test_pairs_of_samples_are_kept_and_used(done: Path, fmbench: Fmbench, tmp_path: Path) -> None:
+    table = Results.load(done).table.set_index("key")
+    kept = read(done)
+    assert set(table.loc[list(kept), "metric"]) == {"transport_cost", "straightness"}
+    for key, values in kept.items():
+        assert len(values) == 256
+        assert values.mean() == pytest.approx(table.loc[key, "value"], rel=1e-5)
+        assert values.std(ddof=1) / 16 == pytest.approx(table.loc[key, "stderr"], rel=1e-4)
+    results = Results.load(done)
+    claim = CLAIMS.build("linear-straighter-than-vp")
+    (paired,), (alone,) = judge(results, [claim]), judge(results, [claim], {})
+    assert paired.by_sample
+    assert not alone.by_sample
+    assert paired.high - paired.low < 0.8 * (alone.high - alone.low)
+    shutil.copytree(done, tmp_path / "cut")
+    (tmp_path / "cut" / "paired.npz").write_bytes(b"no archive")
+    answer = fmbench("claims", "cut")
+    assert answer.code == 2
+    assert "paired.npz cannot be read" in " ".join(answer.err.split())
+
+
 # ---- guards on real runs, and a user's own claim ----
 
 
@@ -232,3 +256,25 @@ def test_a_coarse_reference_proves_nothing(measured: Any) -> None:
     suite["sample"]["reference"] = {"tolerance": 1.0, "max_steps": 32}
     (found,) = judge(Results(measured(suite)), parse(suite).claims)
     assert (found.verdict, found.guard) == ("not tested", "integration error")
+
+
+@pytest.mark.slow
+def test_reflow_straightens_a_trained_flow_in_one_dimension(measured: Any) -> None:
+    """Two rounds of a small network from N(0, 1) to two modes: every guard holds, and both claims are supported.
+
+    In one dimension the first flow's coupling is monotone, so the second flow is straight; the first one is not.
+    """
+    claims = ["reflow-straightens", {"name": "reflow-1d-straight", "margin": 0.05}]
+    suite = {
+        "suite": "line",
+        "data": {"name": "gaussian-mixture", "means": [[-2.0], [2.0]], "stds": 0.4},
+        "flow": {"model": {"name": "mlp", "width": 32, "depth": 2}, "reflow": [0, 1], "seed": [0, 1, 2]},
+        "train": {"samples": 60_000, "batch": 256, "lr": 1e-2, "schedule": "cosine", "ema_samples": 4_000},
+        "pairs": {"n": 4_000, "solver": {"name": "dopri5", "rtol": 1e-4, "atol": 1e-4}},
+        "sample": {"n": 512, "reference": {"tolerance": 1e-4}, "solvers": [{"name": "rk4", "nfe": 40}]},
+        "metrics": ["w2", "transport_cost", "straightness", "reference_error"],
+        "claims": claims,
+    }
+    table = measured(suite)
+    found = judge(Results(table, {"data": {table["data"][0]: {"dims": 1}}}), parse(suite).claims)
+    assert [(v.verdict, v.guard) for v in found] == [("supported", None)] * 2, found
