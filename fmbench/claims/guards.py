@@ -10,7 +10,7 @@ from .cells import Cell, Cells, NotTested, stderr_of
 WORSE = 1.5  # a left side whose marginal error is so many times the right side's has bought its advantage
 MISFIT = 0.25  # a marginal error shown to be beyond this share of the displacement: no flow to this data at all
 COINCIDENCE = 0.01  # costs that agree to this share of their standard errors were measured on the same noise
-TRAINED = "train_coupling_cost"
+TRAINED = "coupling_cost"
 
 
 def _same_noise(cells: Cells, contrast: Contrast) -> str | None:

@@ -213,7 +213,7 @@ def test_costs_are_compared_with_the_coupling_really_trained_on() -> None:
     """A training cost of another coupling, or of another round, is no substitute."""
     claim = CLAIMS.build({"name": "reflow-cost-nonincreasing", "costs": ["transport_cost"]})
     for change in ({"coupling": "minibatch-ot"}, {"times": "mode"}, {"model": "mlp[width=9]"}):
-        rows = [{**row, **(change if row["metric"] == "train_coupling_cost" else {})} for row in rounds(True)]
+        rows = [{**row, **(change if row["metric"] == "coupling_cost" else {})} for row in rounds(True)]
         (found,) = verdicts(Cells(rows), [claim])
         assert (found.verdict, found.guard) == (NOT_TESTED, "trained coupling")
 
@@ -235,7 +235,7 @@ def test_equal_costs_on_other_samples_are_no_coincidence() -> None:
     claim = CLAIMS.build({"name": "reflow-cost-nonincreasing", "costs": ["transport_cost"]})
     rows = rounds(True)
     for row in rows:
-        if (row["metric"], row["reflow"]) == ("train_coupling_cost", 1):
+        if (row["metric"], row["reflow"]) == ("coupling_cost", 1):
             row |= {"value": 4.0, "stderr": 0.05}
     assert verdicts(Cells(rows), [claim])[0].verdict == SUPPORTED
 
