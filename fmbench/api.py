@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from . import paired
+from .claims.judge import judge
 from .errors import UserError
 from .execute import Missing, Outcome, devices_for, execute, missing
 from .machine import commit, hardware, versions
@@ -121,12 +123,19 @@ def run(
         )
         table = frame(rows(plan, outcomes))
         facts = manifest(plan, outcomes, store, devices)
-        if not work.jobs and folder.holds(table, facts):
+        per_sample = paired.gather(plan, store) if plan.suite.claims else {}
+        verdicts = [v.record() for v in judge(Results(table, facts), plan.suite.claims, per_sample)]
+        judged = (folder.read_json("claims.json") or []) == verdicts
+        if not work.jobs and judged and folder.holds(table, facts):
             return Results.load(folder.directory)  # nothing was computed, nothing has changed
         facts |= {"started": started.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock, 2)}
         folder.write_table(table)
         folder.write_bytes("pictures.npz", pictures(plan, store))
         folder.write_json("manifest.json", facts)
+        if per_sample:
+            folder.write_bytes(paired.FILE, paired.packed(per_sample))
+        if not judged:
+            folder.write_json("claims.json", verdicts)
         results = Results.load(folder.directory)
         from .report.page import write_page
 
@@ -178,7 +187,10 @@ def manifest(plan: Plan, outcomes: dict[str, Outcome], store: Store, devices: Se
         "hardware": hardware(devices),
         "seeds": sorted({flow.seed for flow in flows}),
         "data": {
-            flow.data.label(): dict(zip(("mean", "std"), flow.data.moments(), strict=True))
+            flow.data.label(): {
+                **dict(zip(("mean", "std"), flow.data.moments(), strict=True)),
+                "dims": math.prod(flow.data.shape),
+            }
             for flow in _one_each(flows, "data")
         },
         "paths": {flow.path.label(): _ends(flow) for flow in _one_each(flows, "path")},

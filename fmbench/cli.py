@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +22,7 @@ app = typer.Typer(
     epilog="Start with:  fmbench run moons-nfe-sweep",
 )
 
-KINDS = ("suites", "paths", "couplings", "solvers", "metrics", "models", "data")
+KINDS = ("suites", "paths", "couplings", "solvers", "metrics", "models", "data", "claims")
 
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="A Python file that registers components of your own.")
@@ -108,6 +109,8 @@ def run(
     failed = results.table["status"].isin(["failed", "diverged", "timeout"])
     if not quiet:
         terminal.print_results(console, results)
+        assert results.directory is not None
+        terminal.print_claims(console, results.directory)
     if failed.any():
         terminal.print_failures(terminal.new_console(stderr=True), results)
         raise typer.Exit(1)
@@ -269,6 +272,50 @@ def published_(
         typer.echo("\n\n".join(grid_markdown(grid)))
     else:
         terminal.print_grid(terminal.new_console(), grid)
+
+
+@app.command()
+def claims(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `fmbench run` made.")],
+    format: Annotated[str, typer.Option("--format", "-f", help="table or json.")] = "table",
+    claim: Annotated[
+        list[str] | None,
+        typer.Option("--claim", help="Judge this claim (see `fmbench list claims`), not the suite's. Repeatable."),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a claim is refuted.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Judge the claims of a result's suite again, from its table: supported, refuted, inconclusive or not tested.
+
+    Writes DIR/claims.json anew where a verdict has changed; with --claim nothing is written.
+
+    \b
+    Examples:
+      fmbench claims results/moons-nfe-sweep
+      fmbench claims results/moons-nfe-sweep --claim ot-cfm-cheaper --claim solver-orders
+      fmbench claims results/moons-nfe-sweep --format json --strict
+    """
+    formats = ("table", "json")
+    if format not in formats:
+        raise unknown("format", format, formats)
+    from .claims import CLAIMS
+    from .claims.judge import REFUTED, claims_of, judge
+    from .plugins import load_plugins
+    from .results import Results
+    from .store import ResultFolder
+
+    load_plugins(plugin or [])
+    results, folder = Results.load(directory), ResultFolder(directory)
+    verdicts = judge(results, [CLAIMS.build(name) for name in claim] if claim else claims_of(results))
+    records = [verdict.record() for verdict in verdicts]
+    if not claim and records != (folder.read_json("claims.json") or []):
+        folder.write_json("claims.json", records)
+    if format == "json":
+        typer.echo(json.dumps(records, indent=2, ensure_ascii=False))
+    else:
+        terminal.print_verdicts(terminal.new_console(), records)
+    if strict and any(verdict.verdict == REFUTED for verdict in verdicts):
+        raise typer.Exit(1)
 
 
 @app.command()

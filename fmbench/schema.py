@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from .claims import CLAIMS, Claim
 from .data import DATA
 from .data.base import Data
 from .errors import UserError, unknown
@@ -290,7 +291,7 @@ class Suite(_Strict):
     pairs: Annotated[PairsSettings, BeforeValidator(_pairs)] = Field(default_factory=_pairs_default)
     sample: SampleSettings
     metrics: Annotated[list[Metric], _several(METRICS)]
-    claims: list[str] = []
+    claims: Annotated[list[Claim], _several(CLAIMS)] = []
 
     @field_validator("metrics")
     @classmethod
@@ -299,12 +300,8 @@ class Suite(_Strict):
 
     @field_validator("claims")
     @classmethod
-    def _known_claims(cls, claims: list[str]) -> list[str]:
-        for claim in claims:
-            raise ValueError(
-                str(unknown("claim", claim, [], remedy="This version tests no claims yet: leave the list empty."))
-            )
-        return claims
+    def _distinct_claims(cls, claims: list[Claim]) -> list[Claim]:
+        return _distinct(claims) if claims else claims
 
     @model_validator(mode="after")
     def _one_way_to_name_tasks(self) -> Suite:
@@ -317,6 +314,12 @@ class Suite(_Strict):
             if n is not None and metric.scope == "samples" and n > self.sample.n:
                 raise ValueError(
                     f"metric '{metric.name}' asks for n = {n} samples, sample.n is {self.sample.n}: raise one or lower the other"
+                )
+        measured = {name for metric in self.metrics for name in (metric.name, metric.label())}
+        for claim in self.claims:
+            if lacking := [name for name in claim.needs() if name not in measured]:
+                raise ValueError(
+                    f"claim '{claim.label()}' needs {', '.join(lacking)}: add to metrics, or leave the claim out"
                 )
         self.problems()
         return self

@@ -123,9 +123,10 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def cell_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a row, as `records` gives it, measures: equal for the seeds of one cell.
 
-    The calls and steps of an adaptive solver are outcomes, not settings: they are left out.
+    The calls and steps of an adaptive solver and of the reference solve are outcomes, not settings: they are left out.
     """
-    outcomes = DESCRIPTION if row["rtol"] is None else (*DESCRIPTION, "nfe", "steps")
+    chosen = row["rtol"] is not None or row["solver"] == REFERENCE
+    outcomes = (*DESCRIPTION, "nfe", "steps") if chosen else DESCRIPTION
     return tuple(None if name in outcomes else row[name] for name in IDENTITY)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
@@ -84,6 +86,42 @@ def print_results(console: Console, results: Results) -> None:
     console.print(f"report  {results.directory / 'report.html'}", soft_wrap=True, markup=False)
 
 
+def print_claims(console: Console, directory: Path) -> None:
+    """The verdicts that a run left in its folder, if its suite names claims."""
+    from .table import read_json
+
+    if verdicts := read_json(directory / "claims.json"):
+        print_verdicts(console, verdicts)
+
+
+def print_verdicts(console: Console, verdicts: Sequence[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    if not verdicts:
+        console.print("The suite names no claims. Judge one with --claim; `fmbench list claims` shows them.")
+        return
+    colours = {"supported": "green", "refuted": "bold red", "inconclusive": "yellow", "not tested": "dim"}
+    table = Table(title="claims", title_justify="left", box=None, padding=(0, 1), header_style="bold")
+    for column in ("claim", "verdict", "effect", "interval", "margin", "p"):
+        table.add_column(column, no_wrap=column == "verdict", overflow="fold")
+    for item in verdicts:
+        effect, low, high, margin, p = (
+            _number(item.get(name)) for name in ("effect", "low", "high", "margin", "p_value")
+        )
+        verdict = f"[{colours.get(item['verdict'], 'default')}]{escaped(item['verdict'])}[/]"
+        interval = f"{low} … {high}" if effect else ""
+        table.add_row(escaped(item["claim"]), verdict, effect, interval, margin, p)
+    console.print(table)
+    for item in verdicts:
+        if item["verdict"] != "supported":
+            remark = ": ".join(filter(None, [item.get("guard"), item.get("contrast"), item.get("note")]))
+            console.print(f"  {item['claim']}: {remark}", highlight=False, markup=False)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, (int, float)) else ""
+
+
 def print_failures(console: Console, results: Results) -> None:
     bad = results.table[results.table["status"].isin(["failed", "diverged", "timeout"])]
     console.print(f"[bold red]{len(bad)} of {len(results.table)} values failed:[/]")
@@ -145,6 +183,7 @@ def suite_lines() -> list[tuple[str, str]]:
 
 
 def component_lines(kind: str) -> list[tuple[str, ...]]:
+    from .claims import CLAIMS
     from .data import DATA
     from .flow import COUPLINGS, PATHS
     from .metrics import METRICS
@@ -158,6 +197,7 @@ def component_lines(kind: str) -> list[tuple[str, ...]]:
         "metrics": METRICS,
         "models": MODELS,
         "data": DATA,
+        "claims": CLAIMS,
     }[kind]
     lines = []
     for name in registry.names():

@@ -17,7 +17,7 @@ from fmbench.suite import shipped
 Fmbench = Callable[..., Any]
 TinyFile = Callable[..., Path]
 
-COMMANDS = ("run", "list", "show", "report", "compare", "doctor")
+COMMANDS = ("run", "list", "show", "report", "compare", "claims", "doctor")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from fmbench import registry
+from fmbench.claims import CLAIMS
 from fmbench.data import DATA
 from fmbench.errors import UserError
 from fmbench.flow import COUPLINGS, PATHS
@@ -23,7 +24,7 @@ from fmbench.models import MODELS
 from fmbench.registry import Component, Registry
 from fmbench.solvers import GRIDS, SOLVERS
 
-ALL = [PATHS, COUPLINGS, TIMES, LOSSES, WEIGHTS, SOLVERS, GRIDS, MODELS, DATA, METRICS]
+ALL = [PATHS, COUPLINGS, TIMES, LOSSES, WEIGHTS, SOLVERS, GRIDS, MODELS, DATA, METRICS, CLAIMS]
 BUILTIN = [pytest.param(r, name, id=f"{r.kind}-{name}") for r in ALL for name in r.names()]
 
 

@@ -39,6 +39,7 @@ METRICS: Registry[Metric] = Registry(
         "solver_error": "fmbench.metrics.cost:SolverError",
         "solver_error_worst": "fmbench.metrics.cost:WorstSolverError",
         "pair_memorisation": "fmbench.metrics.memorisation:PairMemorisation",
+        "reference_error": "fmbench.metrics.reference:ReferenceError",
         "nfe": "fmbench.metrics.cost:NFE",
         "seconds": "fmbench.metrics.cost:Seconds",
         "samples_per_second": "fmbench.metrics.cost:SamplesPerSecond",

@@ -1,11 +1,6 @@
 """Two results, cell by cell: better, worse, no significant difference, or not comparable and why.
 
-One test for every cell, on the difference b − a of the means over seeds. Its variance has two parts, as in
-`statistics.combine`: what new training seeds would change (the spread between seeds, over K seeds) and what new
-samples would change (the mean squared standard error, not divided by K, for seeds share their samples). Where both
-sides have the same seeds the spread is that of the differences seed by seed, else of each side alone. Few seeds
-estimate a spread badly, so the statistic is held against Student's t with Welch and Satterthwaite's degrees of
-freedom, not against the normal: K − 1 when the seeds dominate, infinitely many when the samples do. p-values are
+One test for every cell, on the difference b − a of the means over seeds (`contrasts.combination`). p-values are
 corrected by Holm over all cells tested.
 
 With one seed a side only the samples' part is known: the verdict is then about these two trained flows.
@@ -15,13 +10,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from scipy.special import stdtr, stdtrit
 
+from ..contrasts import combination, mean_value
 from ..errors import UserError
 from ..results import Results
 from ..statistics import holm
@@ -41,26 +34,6 @@ COLUMNS: dict[str, str] = {
 }
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """b − a, its standard error and the degrees of freedom behind it."""
-
-    value: float
-    stderr: float
-    freedom: float
-
-    @property
-    def p_value(self) -> float:
-        """Two-sided; an exact difference (no error at all) is certain."""
-        if self.stderr == 0:
-            return 1.0 if self.value == 0 else 0.0
-        return float(2 * stdtr(self.freedom, -abs(self.value) / self.stderr))
-
-    def interval(self, level: float) -> tuple[float, float]:
-        half = self.stderr * float(stdtrit(min(self.freedom, 1e9), 0.5 + level / 2)) if self.stderr else 0.0
-        return self.value - half, self.value + half
 
 
 def compare(a: Results, b: Results, alpha: float = 0.05) -> pd.DataFrame:
@@ -125,8 +98,8 @@ def _line(rows_a: list[Row], rows_b: list[Row], a: Results, b: Results, alpha: f
     line |= {
         "unit": known[0]["unit"] if known else None,
         "higher_is_better": next((row["higher_is_better"] for row in known), None),
-        "a": _mean(good_a),
-        "b": _mean(good_b),
+        "a": mean_value(good_a),
+        "b": mean_value(good_b),
         "seeds_a": len({row["seed"] for row in good_a}),
         "seeds_b": len({row["seed"] for row in good_b}),
         "broke": bool(rows_b) and len(good_a) == len(rows_a) > 0 and len(good_b) < len(rows_b),
@@ -135,8 +108,8 @@ def _line(rows_a: list[Row], rows_b: list[Row], a: Results, b: Results, alpha: f
     }
     if line["reason"] is not None:
         return line
-    difference = _difference(_by_seed(good_a), _by_seed(good_b))
-    low, high = difference.interval(1 - alpha) if math.isfinite(difference.stderr) else (-math.inf, math.inf)
+    difference = combination([(1, good_b), (-1, good_a)])
+    low, high = difference.interval(1 - alpha)
     line |= {"difference": difference.value, "low": low, "high": high}
     if not math.isfinite(difference.stderr) and difference.value != 0:
         return line | {"reason": "uncertainty undefined: no standard error, and fewer than three seeds in common"}
@@ -174,48 +147,6 @@ def _obstacle(rows_a: list[Row], rows_b: list[Row], a: Results, b: Results) -> s
         if hardware[0] != hardware[1] or devices[0] != devices[1]:
             return "hardware differs"
     return None
-
-
-def _difference(a: dict[Any, list[Row]], b: dict[Any, list[Row]]) -> Difference:
-    """b − a from the rows of each seed. Rows are paired where seeds and sample seeds are the same on both sides."""
-    means_a, means_b = ({seed: _mean(rows) for seed, rows in side.items()} for side in (a, b))
-    value = math.fsum(means_b.values()) / len(b) - math.fsum(means_a.values()) / len(a)
-    places = [{(seed, row["sample_seed"]) for seed, rows in side.items() for row in rows} for side in (a, b)]
-    paired = places[0] == places[1]
-    groups = (
-        [[means_b[seed] - means_a[seed] for seed in a]] if paired else [list(means_a.values()), list(means_b.values())]
-    )
-    spreads = [(_variance(group) / len(group), len(group) - 1) for group in groups if len(group) > 1]
-    samples = sum(
-        math.fsum((math.inf if row["stderr"] is None else row["stderr"]) ** 2 for row in rows) / len(rows) / len(side)
-        for side in (a, b)
-        for rows in side.values()
-    )
-    if not math.isfinite(samples) and paired and len(a) >= 3:
-        samples = (
-            0.0  # seeds alone: given the same samples, the seeds' differences are exchangeable when nothing changed
-        )
-    variance = sum(spread for spread, _ in spreads) + samples
-    doubt = sum(spread**2 / freedom for spread, freedom in spreads)
-    return Difference(value, math.sqrt(variance), variance**2 / doubt if doubt > 0 else math.inf)
-
-
-def _by_seed(rows: list[Row]) -> dict[Any, list[Row]]:
-    seeds: dict[Any, list[Row]] = {}
-    for row in rows:
-        seeds.setdefault(row["seed"], []).append(row)
-    return seeds
-
-
-def _mean(rows: Sequence[Row]) -> float:
-    return (
-        math.fsum(math.nan if row["value"] is None else row["value"] for row in rows) / len(rows) if rows else math.nan
-    )
-
-
-def _variance(values: list[float]) -> float:
-    center = math.fsum(values) / len(values)
-    return math.fsum((value - center) ** 2 for value in values) / (len(values) - 1)
 
 
 def _close(a: dict[str, Any], b: dict[str, Any]) -> bool:

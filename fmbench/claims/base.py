@@ -1,0 +1,135 @@
+"""What a claim is: a statement, what it needs, and the differences that decide it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from ..contrasts import Difference, combination
+from ..registry import Component
+from .cells import Cell, Cells, NotTested
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One comparison of a claim, written so that the claim says: left − right ≤ margin.
+
+    `right` is None where left is held against a number. The margin is a number, in the unit of the difference.
+    """
+
+    about: str  # which comparison, for people
+    difference: Difference
+    margin: float
+    left: Cell
+    right: Cell | None = None
+    also: tuple[Cell, ...] = ()  # further cells that went into it
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        return (self.left, *((self.right,) if self.right else ()), *self.also)
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A reason for which a comparison may not be believed; `check` gives it in words, or None."""
+
+    name: str
+    metrics: tuple[str, ...]  # what it reads beside the claim's own metrics
+    check: Callable[[Cells, Contrast], str | None]
+
+
+class Claim(Component):
+    """Base of all claims. Its statement is the first paragraph of its docstring. Implement `contrasts`.
+
+    A claim is supported where ALL its contrasts are shown to be below their margins, refuted where ANY is shown to be
+    above; `alpha` bounds the chance of either mistake.
+    """
+
+    source: ClassVar[str]  # paper and equation
+    metrics: ClassVar[tuple[str, ...]]
+    guards: ClassVar[tuple[Guard, ...]] = ()
+    alpha: float = Field(0.05, gt=0, lt=0.5)
+
+    @property
+    def statement(self) -> str:
+        return " ".join((type(self).__doc__ or "").split("\n\n")[0].split())
+
+    def needs(self) -> list[str]:
+        """The metrics without which it cannot be tested."""
+        return list(dict.fromkeys([*self.metrics, *(name for guard in self.guards for name in guard.metrics)]))
+
+    def contrasts(self, cells: Cells) -> list[Contrast]:
+        """All comparisons that the table allows.
+
+        Raises:
+            NotTested: something that the claim cannot do without is missing.
+        """
+        raise NotImplementedError
+
+
+class Pairwise(Claim):
+    """Base of claims "metric at X < metric at Y, all else equal": give `metric`, `at`, `than` and perhaps `margin`.
+
+    `margin` is a fraction of the right side's value. 0 asks for a strictly smaller left side.
+    """
+
+    metric: ClassVar[str]
+    at: ClassVar[dict[str, Any]]
+    than: ClassVar[dict[str, Any]]
+    margin: float = Field(0.0, ge=0)
+
+    def needs(self) -> list[str]:
+        return list(dict.fromkeys([self.metric, *super().needs()]))
+
+    def contrasts(self, cells: Cells) -> list[Contrast]:
+        return pairwise(cells, self.metric, self.at, self.than, self.margin)
+
+
+def pairwise(cells: Cells, metric: str, at: dict[str, Any], than: dict[str, Any], margin: float) -> list[Contrast]:
+    """Every cell of the metric at `at` against its partners at `than`; columns named by neither must agree."""
+    lefts = cells.find(metric, **at)
+    found = [no_more(a, b, margin * abs(b.value)) for a in lefts for b in cells.partners(a, free=set(at), **than)]
+    if not found:
+        raise NotTested("missing rows", f"no {metric} with {_words(at)} beside one with {_words(than)}")
+    return found
+
+
+def no_more(left: Cell, right: Cell, margin: float = 0.0) -> Contrast:
+    """left ≤ right + margin."""
+    about = f"{left['metric']}: {_place(left, right)} against {_place(right, left)}"
+    return Contrast(about, combination([(1, left.rows), (-1, right.rows)]), margin, left, right)
+
+
+def at_most(left: Cell, limit: float, *, sign: int = 1) -> Contrast:
+    """left ≤ limit; with sign = −1: −left ≤ limit."""
+    about = f"{left['metric']} of {left.flow}{_budget(left)} against {'-' if sign < 0 else ''}{limit:.3g}"
+    return Contrast(about, combination([(sign, left.rows)]), limit, left)
+
+
+def both_ways(left: Cell, right: Cell, margin: float) -> list[Contrast]:
+    """|left − right| ≤ margin."""
+    return [no_more(left, right, margin), no_more(right, left, margin)]
+
+
+def _place(cell: Cell, other: Cell) -> str:
+    """What tells a cell from the other one, in words."""
+    if cell.metric != other.metric:
+        return cell.metric
+    columns = ("path", "coupling", "prediction", "times", "model", "reflow", "solver", "nfe", "rtol")
+    shown = [f"{name}={_short(cell[name])}" for name in columns if cell[name] != other[name] and cell[name] is not None]
+    return ", ".join(shown) + f" on {cell['data']}"
+
+
+def _budget(cell: Cell) -> str:
+    return "" if cell["solver"] in (None, "reference") else f" by {cell['solver']} at {cell.nfe:g} calls"
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _words(where: dict[str, Any]) -> str:
+    return ", ".join(f"{column} = {value}" for column, value in where.items()) or "anything"

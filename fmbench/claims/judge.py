@@ -1,0 +1,139 @@
+"""From a result to verdicts: a pure function of the table, the manifest's facts and the claims."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from .. import paired
+from ..results import Results
+from ..statistics import holm
+from ..table import records
+from . import CLAIMS
+from .base import Claim, Contrast
+from .cells import Cells, NotTested
+
+SUPPORTED, REFUTED, INCONCLUSIVE, NOT_TESTED = "supported", "refuted", "inconclusive", "not tested"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a table says of one claim. The contrast shown is the one nearest to a violation."""
+
+    claim: str
+    statement: str
+    verdict: str
+    effect: float = math.nan  # left − right; the claim says: at most `margin`
+    low: float = math.nan  # its two-sided interval at 1 − alpha, uncorrected
+    high: float = math.nan
+    p_value: float = math.nan  # two-sided, of effect = margin, corrected by Holm over the claims tested
+    n: int | None = None  # training seeds behind the effect
+    guard: str | None = None
+    rows: tuple[str, ...] = ()
+    margin: float = math.nan
+    alpha: float = 0.05
+    detectable: float = math.nan  # the smallest violation that would have been seen with a chance of 80 %
+    by_sample: bool = False  # whether the samples' part of its error is that of differences sample by sample
+    samples: int | None = None  # samples behind one seed's value, the fewest
+    contrast: str = ""
+    contrasts: int = 0
+    note: str = ""
+    source: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """As claims.json holds it: JSON has no NaN and no infinity, both become null."""
+        plain = asdict(self)
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}
+        return {**finite, "rows": list(self.rows)}
+
+
+def claims_of(results: Results) -> list[Claim]:
+    """The claims that the result's suite names.
+
+    Raises:
+        UserError: a claim is not known here, as one of a user's own whose plug-in was not given.
+    """
+    return [CLAIMS.build(claim) for claim in results.suite.get("claims") or []]
+
+
+def judge(results: Results, claims: Sequence[Claim], per_sample: Mapping[str, Any] | None = None) -> list[Verdict]:
+    """The verdict on each claim, in their order, from a result's table and what its manifest says of the data.
+
+    Args:
+        per_sample: values sample by sample (`paired.gather`); those of the result's folder when None.
+    """
+    kept = paired.read(results.directory) if per_sample is None else per_sample
+    return verdicts(Cells(records(results.table), results.manifest.get("data"), kept), claims)
+
+
+def verdicts(cells: Cells, claims: Sequence[Claim]) -> list[Verdict]:
+    """The verdicts; p-values are corrected over the claims that can be tested."""
+    found = [_judged(claim, cells) for claim in claims]
+    tested = [place for place, verdict in enumerate(found) if verdict.verdict != NOT_TESTED]
+    for place, p_value in zip(tested, holm([found[place].p_value for place in tested]), strict=True):
+        found[place] = _settled(found[place], p_value)
+    return found
+
+
+def _judged(claim: Claim, cells: Cells) -> Verdict:
+    """The verdict with its own p-value; a tested one is named by the direction in which it points."""
+    blank = Verdict(claim.label(), claim.statement, NOT_TESTED, alpha=claim.alpha, source=claim.source)
+    try:
+        contrasts = claim.contrasts(cells)
+        if not contrasts:
+            raise NotTested("missing rows", f"nothing measured that speaks of it: it needs {', '.join(claim.needs())}")
+        for contrast in contrasts:
+            for guard in claim.guards:
+                if (reason := guard.check(cells, contrast)) is not None:
+                    raise NotTested(guard.name, f"{contrast.about}: {reason}")
+    except NotTested as obstacle:
+        return replace(blank, guard=obstacle.guard, note=obstacle.reason)
+    worst, below, above = weigh(contrasts)
+    low, high = worst.difference.interval(1 - claim.alpha)
+    seen = worst.difference.detectable(claim.alpha / len(contrasts))
+    keys = dict.fromkeys(str(row["key"]) for c in contrasts for cell in c.cells for row in cell.rows if row["key"])
+    return replace(
+        blank,
+        verdict=SUPPORTED if below <= above else REFUTED,
+        effect=worst.difference.value,
+        low=low,
+        high=high,
+        p_value=min(1.0, 2 * min(below, above)),
+        n=len({row["seed"] for row in worst.left.rows}),
+        rows=tuple(keys),
+        margin=worst.margin,
+        detectable=worst.margin + seen,
+        by_sample=worst.difference.by_sample,
+        samples=_fewest(worst),
+        contrast=worst.about,
+        contrasts=len(contrasts),
+    )
+
+
+def weigh(contrasts: Sequence[Contrast]) -> tuple[Contrast, float, float]:
+    """The contrast nearest to a violation, and one-sided p-values: that all are below their margins, that one is above.
+
+    All must be below, so the largest p-value counts, uncorrected (intersection-union). One above is enough, of m tries:
+    the smallest, times m (Bonferroni).
+    """
+    worst = max(contrasts, key=lambda c: (c.difference.p_below(c.margin), c.difference.value - c.margin))
+    above = min(1.0, len(contrasts) * min(c.difference.p_above(c.margin) for c in contrasts))
+    return worst, worst.difference.p_below(worst.margin), above
+
+
+def _settled(verdict: Verdict, p_value: float) -> Verdict:
+    """The verdict at the corrected p-value, with a word on what it could not have seen."""
+    notes = ["one seed: what another training would change is not known"] if verdict.n == 1 else []
+    if p_value <= verdict.alpha:
+        return replace(verdict, p_value=p_value, note="; ".join(notes))
+    if math.isfinite(verdict.detectable):
+        notes.append(f"an effect below {verdict.detectable:.3g} could have gone unseen")
+    else:
+        notes.append("nothing could have refuted it with this n: no standard error, and fewer than three paired seeds")
+    return replace(verdict, verdict=INCONCLUSIVE, p_value=p_value, note="; ".join(notes))
+
+
+def _fewest(contrast: Contrast) -> int | None:
+    return min((int(row["n"]) for cell in contrast.cells for row in cell.rows if row["n"] is not None), default=None)

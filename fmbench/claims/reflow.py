@@ -1,0 +1,38 @@
+"""What rectification does to the cost (Liu 2022). For the linear path, on which the theorem stands."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from .base import Claim, Contrast, no_more
+from .cells import Cells
+from .guards import GEOMETRY, TRAINED, fresh_noise
+from .rounds import chains, trained_cost
+
+
+class CostNonincreasing(Claim):
+    """The transport cost E c(Z1 − Z0) of a rectified flow is no more than that of the coupling it was trained on, for
+    ‖·‖², ‖·‖ and ‖·‖₁, up to the margin.
+
+    Each round against its training coupling and against the round before it, whose law that coupling has. For ‖·‖ and
+    ‖·‖₁ the first round is held against its training coupling where `coupling_cost_l2` and `_l1` are measured.
+    """
+
+    name = "reflow-cost-nonincreasing"
+    source = "Liu et al. 2022, theorem 3.5"
+    metrics = (TRAINED,)
+    guards = (*GEOMETRY, fresh_noise)
+    costs: tuple[str, ...] = ("transport_cost", "transport_cost_l2", "transport_cost_l1")
+    margin: float = Field(0.05, ge=0)  # of the right side's cost: what a model's misfit may add
+
+    def needs(self) -> list[str]:
+        return list(dict.fromkeys([*self.costs, *super().needs()]))
+
+    def contrasts(self, cells: Cells) -> list[Contrast]:
+        found = []
+        for cost in self.costs:
+            for chain in chains(cells, cost):
+                for before, cell in zip([None, *chain], chain, strict=False):
+                    trained = trained_cost(cells, cell, cost)
+                    found += [no_more(cell, right, self.margin * right.value) for right in (trained, before) if right]
+        return found

@@ -1,0 +1,36 @@
+"""Reflow rounds in a table: one flow, rectified again and again, and the couplings that its rounds were trained on."""
+
+from __future__ import annotations
+
+from .cells import Cell, Cells, NotTested
+from .guards import TRAINED
+
+
+def chains(cells: Cells, metric: str) -> list[list[Cell]]:
+    """The cells of a metric of rectified flows, one list for the rounds 0, 1, … of a flow."""
+    found = []
+    for first in cells.find(metric, path="rectified", reflow=0):
+        later = {cell["reflow"]: cell for cell in cells.partners(first, free={"reflow"})}
+        chain = [first]
+        while (following := later.get(len(chain))) is not None:
+            chain.append(following)
+        found.append(chain)
+    if not found:
+        raise NotTested("missing rows", f"no {metric} of a flow with path = rectified")
+    return found
+
+
+def reflowed(cells: Cells, metric: str) -> list[list[Cell]]:
+    """The chains with at least one round after the first."""
+    found = [chain for chain in chains(cells, metric) if len(chain) > 1]
+    if not found:
+        raise NotTested("missing rows", f"no {metric} of a reflow round beside the round before it")
+    return found
+
+
+def trained_cost(cells: Cells, cell: Cell, cost: str) -> Cell | None:
+    """The cost of the coupling that this very flow was trained on; None for another cost that was not measured."""
+    found = cells.beside(cell, TRAINED + cost.removeprefix("transport_cost"))
+    if found is None and cost == "transport_cost":
+        raise NotTested("trained coupling", f"no {TRAINED} of what {cell.flow} was trained on")
+    return found

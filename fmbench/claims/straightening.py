@@ -1,0 +1,66 @@
+"""What rectification does to the paths: they straighten (Liu 2022). For the linear path, on which the theorem stands."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ..contrasts import combination
+from .base import Claim, Contrast, no_more
+from .cells import Cells, NotTested
+from .guards import ALONE, GEOMETRY, TRAINED
+from .rounds import reflowed, trained_cost
+
+
+class Straightens(Claim):
+    """Every reflow round is straighter than the flow before any reflow."""
+
+    name = "reflow-straightens"
+    source = "Liu et al. 2022, theorem 3.7 and figure 5"
+    metrics = ("straightness",)
+    guards = GEOMETRY
+
+    def contrasts(self, cells: Cells) -> list[Contrast]:
+        return [no_more(cell, first) for first, *later in reflowed(cells, "straightness") for cell in later]
+
+
+class StraightnessRate(Claim):
+    """After K reflow rounds the straightest of the flows so far has S ≤ E‖X1 − X0‖² / K, X the first coupling."""
+
+    name = "straightness-rate"
+    source = "Liu et al. 2022, theorem 3.7"
+    metrics = ("straightness", TRAINED)
+    guards = ALONE
+
+    def contrasts(self, cells: Cells) -> list[Contrast]:
+        found = []
+        for chain in reflowed(cells, "straightness"):
+            first = trained_cost(cells, chain[0], "transport_cost")
+            assert first is not None
+            for k in range(1, len(chain)):
+                best = min(chain[: k + 1], key=lambda cell: cell.value)
+                difference = combination([(1, best.rows), (-1 / k, first.rows)])
+                found.append(Contrast(f"S of {best.flow} against cost / {k}", difference, 0.0, best, first))
+        return found
+
+
+class StraightInOneDimension(Claim):
+    """In one dimension a single reflow round is straight: S is at most the margin, a share of the transport cost.
+
+    The first flow's coupling is monotone there, and the lines of a monotone coupling do not cross.
+    """
+
+    name = "reflow-1d-straight"
+    source = "Liu et al. 2022, section 3.2 (one dimension)"
+    metrics = ("straightness",)
+    guards = ALONE
+    margin: float = Field(0.01, gt=0)
+
+    def contrasts(self, cells: Cells) -> list[Contrast]:
+        lines = [chain for chain in reflowed(cells, "straightness") if cells.dims(chain[0]) == 1]
+        if not lines:
+            raise NotTested("one dimension", "no reflowed data set that the manifest says to have one dimension")
+        found = []
+        for cell in (cell for chain in lines for cell in chain[1:]):
+            limit = self.margin * cells.required(cell, "transport_cost").value
+            found.append(Contrast(f"S of {cell.flow}", combination([(1, cell.rows)]), limit, cell))
+        return found

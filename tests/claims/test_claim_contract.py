@@ -1,0 +1,100 @@
+"""Every claim, shipped or not yet written: supported where it must be, refuted where it must be, untested where a guard fails."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from claim_tables import SCENES, Rows, spoiled
+
+from fmbench.claims import CLAIMS, Cells, Claim
+from fmbench.claims.judge import INCONCLUSIVE, NOT_TESTED, REFUTED, SUPPORTED, Verdict, verdicts
+
+EVERY = [CLAIMS.build(name) for name in CLAIMS.names()]
+each = pytest.mark.parametrize("claim", EVERY, ids=[claim.name for claim in EVERY])
+GUARDED = [pytest.param(c, g.name, id=f"{c.name}-{g.name}") for c in EVERY for g in c.guards]
+
+
+def verdict(claim: Claim, rows: Rows) -> Verdict:
+    (found,) = verdicts(Cells(rows, {"d": {"dims": 1}}), [claim])
+    return found
+
+
+@each
+def test_facts(claim: Claim) -> None:
+    assert CLAIMS.get(claim.name) is type(claim)
+    assert claim.statement
+    assert claim.source
+    assert claim.needs()
+    assert CLAIMS.build(claim.spec()) == claim
+    assert claim.name in SCENES, "a claim without tables on which it must be supported and refuted"
+
+
+@each
+def test_supported_refuted_and_what_the_record_says(claim: Claim) -> None:
+    scene, _ = SCENES[claim.name]
+    good, bad = (verdict(claim, scene(fine)) for fine in (True, False))
+    assert good.verdict == SUPPORTED, good
+    assert bad.verdict == REFUTED, bad
+    for found in (good, bad):
+        record: dict[str, Any] = json.loads(json.dumps(found.record(), allow_nan=False))
+        assert record["claim"] == claim.label()
+        assert record["guard"] is None
+        assert 0 <= record["p_value"] <= claim.alpha
+        assert record["low"] <= record["effect"] <= record["high"]
+        assert record["rows"] == list(dict.fromkeys(record["rows"]))
+        assert set(record["rows"]) <= {row["key"] for row in scene(True)}
+        assert record["samples"] is None or record["samples"] == 1000
+    assert good.high <= good.margin <= bad.low or claim.name in (
+        "solver-orders",
+        "euler-needs-50-steps",
+        "predictions-same-ode",
+    )
+
+
+@pytest.mark.parametrize(("claim", "guard"), GUARDED)
+def test_a_failed_guard_leaves_it_untested(claim: Claim, guard: str) -> None:
+    scene, left = SCENES[claim.name]
+    found = verdict(claim, spoiled(scene(True), guard, left))
+    assert (found.verdict, found.guard) == (NOT_TESTED, guard), found
+    assert found.note
+    assert found.record()["effect"] is None
+    assert found.rows == ()
+
+
+@each
+def test_without_its_rows_it_is_untested(claim: Claim) -> None:
+    scene, _ = SCENES[claim.name]
+    assert verdict(claim, []).guard in ("missing rows", "asymptotic regime", "straight flow", "too few flows")
+    for metric in claim.needs():
+        kept = [row for row in scene(True) if row["metric"] != metric]
+        found = verdict(claim, kept)
+        assert found.verdict == NOT_TESTED, metric
+        assert found.guard is not None
+
+
+@each
+def test_a_failed_seed_is_not_averaged_away(claim: Claim) -> None:
+    """Where one seed of a value that a claim needs has failed, it is untested, or does without that budget."""
+    scene, _ = SCENES[claim.name]
+    rows = scene(True)
+    for metric in claim.needs():
+        broken = [dict(row) for row in rows]
+        for row in broken:
+            if row["metric"] == metric and row["seed"] in (0, None) and row["model"] != "data":
+                row |= {"status": "diverged", "value": None, "stderr": None, "reason": "not finite"}
+        assert verdict(claim, broken).verdict == NOT_TESTED, metric
+
+
+@each
+def test_one_seed_without_errors_could_not_have_been_refuted(claim: Claim) -> None:
+    scene, _ = SCENES[claim.name]
+    alone = [{**row, "stderr": None} for row in scene(False) if row["seed"] in (0, None)]
+    found = verdict(claim, alone)
+    if claim.name == "adaptive-calls-follow-straightness":
+        pytest.skip("its flows are its sample")
+    assert found.verdict in (INCONCLUSIVE, NOT_TESTED), found
+    if found.verdict == INCONCLUSIVE:
+        assert "could have refuted it" in found.note
+        assert found.record()["detectable"] is None

@@ -1,0 +1,280 @@
+"""Claims in suites, runs and on the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import fmbench as package
+from fmbench.claims import CLAIMS, Pairwise
+from fmbench.claims.guards import GEOMETRY
+from fmbench.claims.judge import judge
+from fmbench.data import DATA, Data
+from fmbench.errors import UserError
+from fmbench.flow.oracles import MixtureVelocity
+from fmbench.models import MODELS
+from fmbench.models.oracle import Oracle
+from fmbench.paired import read
+from fmbench.results import Results
+from fmbench.suite import parse
+
+Fmbench = Callable[..., Any]
+KEYS = ("claim", "statement", "verdict", "effect", "low", "high", "p_value", "n", "guard", "rows")
+
+GAUSSIAN: dict[str, Any] = {
+    # unit scale, mean (1, −0.5): S is 1.5 on the linear path and 0.6 on the cosine path, so the claim is false
+    "suite": "gaussian",
+    "data": {"name": "gaussian-mixture", "means": [[1.0, -0.5]], "stds": [[0.5, 2.0]]},
+    "flow": {"path": ["rectified", "vp-cosine"], "model": "oracle"},
+    "sample": {"n": 256, "reference": {"tolerance": 1e-4}, "solvers": [
+        {"name": "euler", "nfe": [4, 8, 100]}, {"name": "rk4", "nfe": [8, 16, 32, 100]}]},
+    "metrics": ["w2", "solver_error", "transport_cost", "straightness", "reference_error"],
+    "claims": ["linear-straighter-than-vp", "rk4-25-beats-euler-100", "solver-orders",
+               {"name": "comparison", "id": "heun-better", "at": {"solver": "heun"}, "than": {"solver": "euler"}}],
+}  # fmt: skip
+
+
+def suite_with(**changes: Any) -> dict[str, Any]:
+    return {**json.loads(json.dumps(GAUSSIAN)), **changes}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Gaussian suite, run; read only."""
+    folder = tmp_path_factory.mktemp("claims")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FMBENCH_CACHE", str(folder / "cache"))
+        package.run(suite_with(), out=folder / "out", workers=1)
+    return folder / "out"
+
+
+def test_a_run_leaves_verdicts(done: Path) -> None:
+    verdicts = json.loads((done / "claims.json").read_text())
+    assert [v["claim"] for v in verdicts] == [
+        "linear-straighter-than-vp", "rk4-25-beats-euler-100", "solver-orders", "heun-better"]  # fmt: skip
+    assert [v["verdict"] for v in verdicts] == ["refuted", "supported", "supported", "not tested"]
+    assert verdicts[3]["guard"] == "missing rows"
+    for verdict in verdicts:
+        assert list(verdict)[:4] == ["claim", "statement", "verdict", "effect"]
+        assert set(KEYS) <= set(verdict)
+    keys = set(Results.load(done).table["key"])
+    assert all(set(verdict["rows"]) <= keys for verdict in verdicts)
+    page = (done / "report.html").read_text()
+    assert all(verdict["claim"] in page for verdict in verdicts)
+    # closed form: S(rectified) − S(vp-cosine) for this Gaussian, by math.md's integral
+    stderr = (verdicts[0]["high"] - verdicts[0]["low"]) / (2 * 1.96)  # one seed: the samples' error, no Student
+    assert verdicts[0]["effect"] == pytest.approx(gaussian_gap(), abs=4 * stderr)
+
+
+def gaussian_gap() -> float:
+    import numpy as np
+    from scipy.integrate import quad
+
+    mean, stds = np.array([1.0, -0.5]), np.array([0.5, 2.0])
+
+    def straightness(alpha: Any, sigma: Any, d_alpha: Any, d_sigma: Any) -> float:
+        def rate(t: float) -> float:
+            s = np.sqrt((alpha(t) * stds) ** 2 + sigma(t) ** 2)
+            ds = (alpha(t) * d_alpha(t) * stds**2 + sigma(t) * d_sigma(t)) / s
+            return float((mean**2).sum() * (d_alpha(t) - 1) ** 2 + ((ds - (stds - 1)) ** 2).sum())
+
+        return float(quad(rate, 0, 1)[0])
+
+    h = np.pi / 2
+    linear = straightness(lambda t: t, lambda t: 1 - t, lambda t: 1.0, lambda t: -1.0)
+    cosine = straightness(
+        lambda t: np.sin(h * t), lambda t: np.cos(h * t), lambda t: h * np.cos(h * t), lambda t: -h * np.sin(h * t)
+    )
+    return linear - cosine
+
+
+def test_the_command(done: Path, fmbench: Fmbench) -> None:
+    before = (done / "claims.json").read_bytes()
+    shown = fmbench("claims", done)
+    assert (shown.code, shown.err) == (0, "")
+    assert all(word in shown.out for word in ("refuted", "supported", "not tested", "heun-better", "missing rows"))
+    told = fmbench("claims", done, "--format", "json")
+    assert told.code == 0
+    assert told.out.encode() == before == (done / "claims.json").read_bytes()
+    assert fmbench("claims", done, "--strict").code == 1
+    one = fmbench("claims", done, "--claim", "rk4-25-beats-euler-100", "--strict", "--format", "json")
+    assert (one.code, [v["verdict"] for v in json.loads(one.out)]) == (0, ["supported"])
+    assert (done / "claims.json").read_bytes() == before, "--claim writes nothing"
+    (done / "claims.json").unlink()
+    assert fmbench("claims", done).code == 0
+    assert (done / "claims.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--claim", "solver-order"], "Did you mean 'solver-orders'"),
+        (["--format", "xml"], "unknown format 'xml'"),
+        (["--plugin", "gone.py"], "no such Python file"),
+    ],
+)
+def test_mistakes(done: Path, fmbench: Fmbench, words: list[str], message: str) -> None:
+    answer = fmbench("claims", done, *words)
+    assert answer.code == 2
+    assert message in " ".join(answer.err.split())
+
+
+def test_no_result_no_verdict(fmbench: Fmbench, tmp_path: Path) -> None:
+    assert fmbench("claims", tmp_path / "nowhere").code == 2
+
+
+def test_run_prints_verdicts_and_a_suite_may_change_its_mind(
+    done: Path, fmbench: Fmbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FMBENCH_CACHE", str(done.parent / "cache"))
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(suite_with(claims=["linear-straighter-than-vp"])))
+    first = fmbench("run", path, "--workers", 1, "--out", "out")
+    assert first.code == 0, "a refuted claim is a finding, no failure"
+    assert "refuted" in first.out
+    again = fmbench("run", path, "--workers", 1, "--out", "out", "--set", "claims=[solver-orders]")
+    assert "solver-orders" in again.out
+    assert "linear-straighter" not in again.out
+    assert "solver-orders" in (tmp_path / "out" / "report.html").read_text()
+    none = fmbench("run", path, "--workers", 1, "--out", "out", "--set", "claims=[]")
+    assert "claims" not in none.out
+    assert json.loads((tmp_path / "out" / "claims.json").read_text()) == []
+    assert "names no claims" in fmbench("claims", "out").out
+
+
+def test_list(fmbench: Fmbench) -> None:
+    answer = fmbench("list", "claims")
+    assert answer.code == 0
+    assert all(name in answer.out for name in CLAIMS.names())
+
+
+SUITE_MISTAKES = [
+    (["reflow-straighten"], "Did you mean 'reflow-straightens'"),
+    (["ot-cfm-fewer-calls"], "needs nfe: add to metrics, or leave the claim out"),
+    (["solver-orders", "solver-orders"], "listed twice"),
+    ([{"name": "solver-orders", "margn": 1}], "Did you mean 'margin'"),
+    ([{"name": "solver-orders", "alpha": 0.7}], "less than 0.5"),
+    ([{"name": "comparison", "at": {"pth": "ve"}}], "Did you mean 'path'"),
+    ([{"name": "comparison", "metric": "nll"}], "needs nll"),
+]
+
+
+@pytest.mark.parametrize(("claims", "message"), SUITE_MISTAKES)
+def test_a_suite_s_claims_are_strict(claims: list[Any], message: str) -> None:
+    with pytest.raises(UserError) as told:
+        parse(suite_with(claims=claims))
+    assert message in str(told.value)
+
+
+def test_a_suite_s_claims_come_back_from_the_manifest(done: Path) -> None:
+    resolved = parse(suite_with()).resolved()
+    assert parse(resolved).claims == parse(suite_with()).claims
+    assert json.loads((done / "manifest.json").read_text())["suite"]["claims"] == resolved["claims"]
+
+
+def test_pairs_of_samples_are_kept_and_used(done: Path, fmbench: Fmbench, tmp_path: Path) -> None:
+    table = Results.load(done).table.set_index("key")
+    kept = read(done)
+    assert set(table.loc[list(kept), "metric"]) == {"transport_cost", "straightness"}
+    for key, values in kept.items():
+        assert len(values) == 256
+        assert values.mean() == pytest.approx(table.loc[key, "value"], rel=1e-5)
+        assert values.std(ddof=1) / 16 == pytest.approx(table.loc[key, "stderr"], rel=1e-4)
+    results = Results.load(done)
+    claim = CLAIMS.build("linear-straighter-than-vp")
+    (paired,), (alone,) = judge(results, [claim]), judge(results, [claim], {})
+    assert paired.by_sample
+    assert not alone.by_sample
+    assert paired.high - paired.low < 0.8 * (alone.high - alone.low)
+    shutil.copytree(done, tmp_path / "cut")
+    (tmp_path / "cut" / "paired.npz").write_bytes(b"no archive")
+    answer = fmbench("claims", "cut")
+    assert answer.code == 2
+    assert "paired.npz cannot be read" in " ".join(answer.err.split())
+
+
+# ---- guards on real runs, and a user's own claim ----
+
+
+@pytest.fixture
+def own_components() -> Iterator[None]:
+    """A model whose flow ends at half of its data, the claim that this is cheaper, and one about a tiny effect."""
+
+    @MODELS.register
+    class Shrinking(Oracle):
+        name = "shrinking"
+
+        def field(self, path: Any, coupling: Any, source: Any, data: Data) -> Any:
+            half = DATA.build({"name": "gaussian-mixture", "means": [[0.5, -0.25]], "stds": [[0.25, 1.0]]})
+            return MixtureVelocity(path, *half.mixture())  # type: ignore[misc]
+
+    @CLAIMS.register
+    class Cheaper(Pairwise):
+        """The shrinking model is cheaper."""
+
+        name = "shrinking-cheaper"
+        source = "a test"
+        metrics = ("transport_cost",)
+        guards = GEOMETRY
+        metric, at, than = "transport_cost", {"model": "shrinking"}, {"model": "oracle"}
+
+    @CLAIMS.register
+    class Straighter(Cheaper):
+        """FM-OT is straighter than the linear path."""
+
+        name = "fm-ot-straighter"
+        metric, at, than = "straightness", {"path": "fm-ot"}, {"path": "rectified"}
+
+    yield
+    for registry in (MODELS, CLAIMS):
+        for name in ("shrinking", "shrinking-cheaper", "fm-ot-straighter"):
+            registry._where.pop(name, None)
+            registry._loaded.pop(name, None)
+
+
+@pytest.mark.usefixtures("own_components")
+def test_a_shrunk_model_is_cheap_and_proves_nothing(measured: Any) -> None:
+    suite = suite_with(flow={"model": ["oracle", "shrinking"]}, claims=["shrinking-cheaper"])
+    table = measured(suite)
+    cost = table[table["metric"] == "transport_cost"].set_index("model")["value"]
+    assert cost["shrinking"] < cost["oracle"]
+    (found,) = judge(Results(table), parse(suite).claims)
+    assert (found.verdict, found.guard) == ("not tested", "marginal error")
+
+
+@pytest.mark.usefixtures("own_components")
+def test_a_coarse_reference_proves_nothing(measured: Any) -> None:
+    """FM-OT at σ_min = 1e-8 is straighter than the linear path by no more than rounding, and a solve is off by that."""
+    paths = ["rectified", {"name": "fm-ot", "sigma_min": 1e-8}]
+    suite = suite_with(flow={"path": paths, "model": "oracle"}, claims=["fm-ot-straighter"])
+    suite["sample"]["reference"] = {"tolerance": 1.0, "max_steps": 32}
+    (found,) = judge(Results(measured(suite)), parse(suite).claims)
+    assert (found.verdict, found.guard) == ("not tested", "integration error")
+
+
+@pytest.mark.slow
+def test_reflow_straightens_a_trained_flow_in_one_dimension(measured: Any) -> None:
+    """Two rounds of a small network from N(0, 1) to two modes: every guard holds, and both claims are supported.
+
+    In one dimension the first flow's coupling is monotone, so the second flow is straight; the first one is not.
+    """
+    claims = ["reflow-straightens", {"name": "reflow-1d-straight", "margin": 0.05}]
+    suite = {
+        "suite": "line",
+        "data": {"name": "gaussian-mixture", "means": [[-2.0], [2.0]], "stds": 0.4},
+        "flow": {"model": {"name": "mlp", "width": 32, "depth": 2}, "reflow": [0, 1], "seed": [0, 1, 2]},
+        "train": {"samples": 60_000, "batch": 256, "lr": 1e-2, "schedule": "cosine", "ema_samples": 4_000},
+        "pairs": {"n": 4_000, "solver": {"name": "dopri5", "rtol": 1e-4, "atol": 1e-4}},
+        "sample": {"n": 512, "reference": {"tolerance": 1e-4}, "solvers": [{"name": "rk4", "nfe": 40}]},
+        "metrics": ["w2", "transport_cost", "straightness", "reference_error"],
+        "claims": claims,
+    }
+    table = measured(suite)
+    found = judge(Results(table, {"data": {table["data"][0]: {"dims": 1}}}), parse(suite).claims)
+    assert [(v.verdict, v.guard) for v in found] == [("supported", None)] * 2, found
