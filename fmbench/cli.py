@@ -22,7 +22,9 @@ app = typer.Typer(
     epilog="Start with:  fmbench run moons-nfe-sweep",
 )
 
-KINDS = ("suites", "paths", "couplings", "solvers", "metrics", "models", "data", "claims")
+KINDS = (
+    "suites", "paths", "couplings", "times", "losses", "weights", "solvers", "grids", "metrics", "models", "data", "claims",
+)  # fmt: skip
 
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="A Python file that registers components of your own.")

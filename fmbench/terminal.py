@@ -186,14 +186,20 @@ def component_lines(kind: str) -> list[tuple[str, ...]]:
     from .claims import CLAIMS
     from .data import DATA
     from .flow import COUPLINGS, PATHS
+    from .flow.losses import LOSSES, WEIGHTS
+    from .flow.times import TIMES
     from .metrics import METRICS
     from .models import MODELS
-    from .solvers import SOLVERS
+    from .solvers import GRIDS, SOLVERS
 
     registry: Any = {
         "paths": PATHS,
         "couplings": COUPLINGS,
+        "times": TIMES,
+        "losses": LOSSES,
+        "weights": WEIGHTS,
         "solvers": SOLVERS,
+        "grids": GRIDS,
         "metrics": METRICS,
         "models": MODELS,
         "data": DATA,

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # as runs on a CPU compute: with more threads a product's bits depend on its neighbours
 
 PLUGINS = Path(__file__).parent / "plugins"
 
@@ -39,7 +40,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache folder of this test alone."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("FMBENCH_CACHE", str(folder))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return folder
 
 
