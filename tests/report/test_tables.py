@@ -117,7 +117,7 @@ def test_markdown_latex_and_csv(run: Results) -> None:
     assert r"7 × " not in md
     assert r"RuntimeError: \<b\>out of memory\</b\>" in md
     assert tex.count(r"\begin{table}") == tex.count(r"\end{table}") == 7
-    assert tex.count(r"\toprule") == tex.count(r"\bottomrule") == 5
+    assert tex.count(r"\toprule") == tex.count(r"\bottomrule") == 7
     assert r"sliced\_w2" in tex
     for line in tex.splitlines():
         assert all(sign not in line for sign in "±²†")
