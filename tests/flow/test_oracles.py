@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fmbench.flow import PATHS, Path
-from fmbench.flow import oracles
+from fmbench.flow import PATHS, Path, oracles
 from fmbench.flow.oracles import EmpiricalVelocity, MixtureVelocity
 from fmbench.flow.velocity import Velocity
 from fmbench.randomness import generator

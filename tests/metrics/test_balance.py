@@ -12,7 +12,14 @@ from torch import Tensor
 from fmbench.errors import Skip
 from fmbench.flow import PATHS
 from fmbench.metrics import METRICS, Evidence
-from fmbench.metrics.balance import BalanceResidual, IdentityResidual, MinimalLoss, ModelError, TrainCouplingCost, linear
+from fmbench.metrics.balance import (
+    BalanceResidual,
+    IdentityResidual,
+    MinimalLoss,
+    ModelError,
+    TrainCouplingCost,
+    linear,
+)
 from fmbench.metrics.geometry import OneStepError, PathLengthRatio, StraightnessNormalized
 from fmbench.statistics import Estimate, mean, ratio
 

@@ -148,7 +148,9 @@ def test_hutchinson_is_unbiased_within_the_error_of_its_probes(noise: str, probe
     guess = mixed("hutchinson", probes=probes, noise=noise).likelihood(evidence)
     gap = mean(guess.log_density - exact.log_density)
     symmetric = 0.5 * (A + A.T)
-    variance = 2 * symmetric.square().sum().item() - (2 * symmetric.diag().square().sum().item() if noise[0] == "r" else 0)
+    variance = 2 * symmetric.square().sum().item() - (
+        2 * symmetric.diag().square().sum().item() if noise[0] == "r" else 0
+    )
     assert gap.stderr == pytest.approx(math.sqrt(variance / probes / n), rel=0.1)
     assert abs(gap.value) < 4 * gap.stderr
     assert (exact.calls, exact.vjps) == (32, 64)

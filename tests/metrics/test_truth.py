@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import pytest
@@ -36,7 +36,7 @@ MEASURED = [
 ]  # fmt: skip
 
 
-@lru_cache(maxsize=None)
+@cache
 def solved(case: str) -> tuple[Evidence, Exact]:
     law, path = CASES[case]
     data = DATA.build({"name": "gaussian-mixture", **law})
