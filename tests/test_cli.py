@@ -79,7 +79,7 @@ def test_list(fmbench: Fmbench) -> None:
         "paths": ["rectified", "fm-ot", "vp-cosine", "vp-linear", "ve"],
         "couplings": ["independent", "minibatch-ot"],
         "solvers": ["euler", "midpoint", "heun", "rk4", "dopri5"],
-        "models": ["mlp", "unet", "oracle"],
+        "models": ["mlp", "unet", "oracle", "empirical"],
         "data": ["moons", "eight-gaussians", "checkerboard", "s-curve", "swiss-roll", "spirals", "gaussian-mixture", "digits"],
         "metrics": ["w2", "sliced_w2", "mmd", "energy_distance", "nll", "transport_cost", "straightness", "path_energy", "npe",
                     "straightness_normalized", "path_length_ratio", "one_step_error", "solver_error", "fd_pixels", "nfe",

@@ -7,7 +7,7 @@ cost and S the straightness: A = C_gen + S for any flow, C_train = L* + A for th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from pydantic import PositiveInt
@@ -158,7 +158,7 @@ def squared(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _over(points: list[tuple[Tensor, ...]], value: Callable[..., Tensor]) -> Tensor:
+def _over(points: Sequence[tuple[Tensor, ...]], value: Callable[..., Tensor]) -> Tensor:
     return torch.cat([value(*part) for part in points])
 
 

@@ -119,9 +119,7 @@ def held_out(data: Data, n: int, seed: int) -> Tensor:
     return x + (u - 0.5) * (2 / (data.levels - 1))
 
 
-def backward(
-    velocity: Field, x: Tensor, times: Tensor, divergence: Divergence | None = None
-) -> tuple[Tensor, Tensor]:
+def backward(velocity: Field, x: Tensor, times: Tensor, divergence: Divergence | None = None) -> tuple[Tensor, Tensor]:
     """From x `(n, *shape)` at times[-1] back to times[0] by classical RK4: Z_0 (float64) and ∫ div v dt `(n,)`.
 
     The state is kept in float64; the field is called in x's own precision. The divergence is exact when None.

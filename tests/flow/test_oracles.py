@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fmbench.flow import PATHS, Path
-from fmbench.flow.oracles import MixtureVelocity
+from fmbench.flow import PATHS, Path, oracles
+from fmbench.flow.oracles import EmpiricalVelocity, MixtureVelocity
 from fmbench.flow.velocity import Velocity
 from fmbench.randomness import generator
 from fmbench.solvers import SOLVERS
@@ -152,3 +152,44 @@ def test_minimal_loss_in_one_dimension() -> None:
     field = MixtureVelocity(path, *(torch.tensor(a, dtype=torch.float64) for a in ([[m]], [[s]], [1.0])))
     squares = (u - field(t, x)).square()
     assert squares.mean().item() == pytest.approx(math.pi * s / 2, abs=5 * squares.std().item() / math.sqrt(n))
+
+
+@each
+def test_rotated_components_are_the_rotated_field(path: Path) -> None:
+    """One rotation R of all the space: v_R(t, x) = R v(t, Rᵀ x)."""
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64)
+    rotated = MixtureVelocity(path, MEANS @ turn.T, STDS, WEIGHTS, turn.expand(3, 2, 2))
+    t, x = interior(path)
+    assert torch.allclose(rotated(t, x @ turn.T), oracle(path)(t, x) @ turn.T, rtol=1e-9, atol=1e-9)
+
+
+POINTS = torch.randn(300, 1, 2, 2, generator=generator("points"))
+
+
+@pytest.mark.parametrize("path", [PATHS.build(name) for name in ("rectified", "vp-cosine", "vp-linear", "ve")])
+@pytest.mark.parametrize("at_once", [2**22, 64])
+def test_the_empirical_field_is_a_mixture_without_width(path: Path, at_once: int, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(oracles, "FLOATS_AT_ONCE", at_once)
+    flat = POINTS.flatten(1)
+    expected = MixtureVelocity(path, flat, torch.zeros_like(flat), torch.full((300,), 1 / 300))
+    t = path.end_time * torch.linspace(0, 0.999, 40, dtype=torch.float64)
+    x0 = torch.randn(40, 1, 2, 2, generator=generator("empirical"), dtype=torch.float64)
+    x, _ = path.point(x0, POINTS[:40].double(), t)
+    assert torch.allclose(EmpiricalVelocity(path, POINTS)(t, x), expected(t, x), rtol=1e-7, atol=1e-7)
+
+
+def test_the_empirical_field_is_safe_where_noise_vanishes() -> None:
+    field = EmpiricalVelocity(PATHS.build("rectified"), POINTS)
+    for t in (1 - 1e-9, 1 - 1e-15, 1.0):
+        v = field(torch.tensor(t, dtype=torch.float64), POINTS[:5].double())
+        assert v.isfinite().all()
+    end = torch.tensor(1.0, dtype=torch.float64)
+    assert torch.allclose(field(end, POINTS[:5] + 1e-3), POINTS[:5])  # α̇ E[x1 | x], the nearest point
+
+
+def test_the_empirical_flow_ends_in_its_points() -> None:
+    path = PATHS.build("fm-ot")
+    z0 = torch.randn(50, 1, 2, 2, generator=generator("starts"), dtype=torch.float64)
+    grid = 1 - torch.logspace(0, -5, 201, dtype=torch.float64)
+    z1 = SOLVERS.build("rk4").integrate(Velocity(EmpiricalVelocity(path, POINTS[:20]), path=path), z0, grid).x
+    assert torch.cdist(z1.flatten(1), POINTS[:20].double().flatten(1)).amin(1).max() < 1e-3

@@ -39,6 +39,10 @@ class GaussianFlow:
         s, rate = self.scales(t)
         return (mean + rate / s * (x.double() - t * mean)).to(x.dtype)
 
+    def velocity_at(self, t: Tensor, x: Tensor) -> Tensor:
+        """The same at a time for each sample, t `(B,)`."""
+        return self.velocity(t[:, None], x) if t.dim() else self.velocity(t, x)
+
     def geometry(self, n: int, seed: int = 0) -> Geometry:
         mean, std = (torch.tensor(a, dtype=torch.float64) for a in (self.mean, self.std))
         z0 = torch.randn(n, len(mean), generator=generator("z0", seed), dtype=torch.float64)
@@ -65,8 +69,8 @@ class GaussianFlow:
             "geometry": geometry,
             "teacher": self.geometry(n, seed + 1),
             "resources": Resources(nfe=8, seconds=(0.5, 0.7), peak_memory_mb=12.0),
-            "velocity": self.velocity,
-            "oracle": self.velocity,
+            "velocity": self.velocity_at,
+            "oracle": self.velocity_at,
             "source_log_density": source.log_density,
             "seed": seed,
         }

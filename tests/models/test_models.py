@@ -99,3 +99,13 @@ def test_the_oracle_knows_its_limits(source: str, data: str, coupling: str) -> N
     with pytest.raises(UserError, match=f"data '{data}', source '{source}', coupling '{coupling}'"):
         MODELS.build("oracle").check(RECTIFIED, COUPLINGS.build(coupling), DATA.build(source), DATA.build(data))
     MODELS.build("oracle").check(RECTIFIED, INDEPENDENT, NORMAL, DATA.build("gaussian-mixture"))
+
+
+@pytest.mark.parametrize(
+    ("source", "data", "coupling"),
+    [("normal", "moons", "independent"), ("moons", "digits", "independent"), ("normal", "digits", "minibatch-ot")],
+)
+def test_the_empirical_oracle_knows_its_limits(source: str, data: str, coupling: str) -> None:
+    with pytest.raises(UserError, match=f"knows finite data sets.*data '{data}', source '{source}'.*'{coupling}'"):
+        MODELS.build("empirical").check(RECTIFIED, COUPLINGS.build(coupling), DATA.build(source), DATA.build(data))
+    MODELS.build("empirical").check(RECTIFIED, INDEPENDENT, NORMAL, DATA.build("digits"))

@@ -1,0 +1,84 @@
+"""The closed forms of one Gaussian's flow: pinned numbers, the derivations' special cases, and the reference solve."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fmbench.data import DATA
+from fmbench.flow import COUPLINGS, PATHS
+from fmbench.flow.gaussian import GaussianFlow, mean_norm
+from fmbench.metrics import METRICS, Exact, truth
+from fmbench.randomness import generator
+
+
+def flow(path: str, mean: tuple[float, ...], variances: tuple[float, ...]) -> GaussianFlow:
+    return GaussianFlow(
+        PATHS.build(path),
+        torch.tensor(mean, dtype=torch.float64),
+        torch.tensor(variances, dtype=torch.float64).sqrt(),
+    )
+
+
+@pytest.mark.parametrize(("path", "bend"), [("rectified", 1.5022), ("vp-cosine", 0.5936)])
+def test_pinned_straightness(path: str, bend: float) -> None:
+    space = flow(path, (1, -0.5, 0.2), (0.25, 1, 4))
+    assert space.straightness() == pytest.approx(bend, abs=5e-5)
+    assert space.transport_cost() == pytest.approx(1.29 + 0.25 + 1, abs=1e-12)
+    assert space.w2_squared() == pytest.approx(space.transport_cost(), abs=1e-12)
+    assert space.path_energy() == pytest.approx(space.transport_cost() + space.straightness(), abs=1e-12)
+    assert space.nll() == pytest.approx(1.5 * math.log(2 * math.pi * math.e), abs=1e-12)  # determinant 1
+
+
+def test_one_dimension() -> None:
+    """N(0, 1) → N(m, s²), rectified: L* = πs/2, S = (2 − π/2)s, C_train = m² + 1 + s² = L* + A."""
+    m, s = 1.3, 0.6
+    line = flow("rectified", (m,), (s * s,))
+    assert line.minimal_loss() == pytest.approx(math.pi * s / 2, abs=1e-12)
+    assert line.straightness() == pytest.approx((2 - math.pi / 2) * s, abs=1e-12)
+    assert line.minimal_loss() + line.path_energy() == pytest.approx(m * m + 1 + s * s, abs=1e-12)
+
+
+def test_mean_norm() -> None:
+    one = torch.ones(1, dtype=torch.float64)
+    assert mean_norm(0 * one, one).item() == pytest.approx(math.sqrt(2 / math.pi), abs=1e-12)
+    assert mean_norm(-3 * one, 0 * one).item() == pytest.approx(3, abs=1e-12)
+    m, s, n = torch.tensor([1.0, 2.0, 0.1]), torch.tensor([0.5, 0.0, 3.0]), 200_000
+    drawn = (m + s * torch.randn(n, 3, generator=generator("norm"))).norm(dim=1)
+    exact = mean_norm(m.double(), s.double()).item()
+    assert abs(drawn.mean().item() - exact) < 5 * drawn.std().item() / math.sqrt(n)
+
+
+LINE = {"name": "gaussian-mixture", "means": [[1.5]], "stds": [[0.6]]}
+
+
+@pytest.mark.parametrize("path", ["rectified", "vp-cosine", "fm-ot"])
+def test_quadrature_agrees_with_the_closed_forms(path: str) -> None:
+    data = DATA.build(LINE)
+    line = flow(path, (1.5,), (0.36,))
+    of_u, of_v = truth._energies(PATHS.build(path), data)
+    assert of_v == pytest.approx(line.path_energy(), abs=1e-8)
+    assert of_u - of_v == pytest.approx(line.minimal_loss(), abs=1e-8)
+    assert truth._entropy(data) == pytest.approx(line.nll(), abs=1e-8)
+    assert truth._monotone_cost(data) == pytest.approx(line.transport_cost(), abs=1e-4 if path == "fm-ot" else 1e-8)
+
+
+@pytest.mark.parametrize("data", ["moons", "digits"])
+def test_what_is_not_known_has_no_true_value(data: str) -> None:
+    law = DATA.build(data)
+    known = Exact(
+        PATHS.build("rectified"), DATA.build({"name": "normal", "dims": law.shape}), law, COUPLINGS.build("independent")
+    )
+    for name in ("transport_cost", "nll", "straightness", "path_energy", "minimal_loss", "npe", "path_length_ratio"):
+        assert METRICS.build(name).true_value(known) is None
+
+
+def test_no_true_value_for_another_coupling() -> None:
+    law = DATA.build(LINE)
+    other = Exact(
+        PATHS.build("rectified"), DATA.build({"name": "normal", "dims": [1]}), law, COUPLINGS.build("minibatch-ot")
+    )
+    names = ("transport_cost", "train_coupling_cost", "minimal_loss", "nll")
+    assert [METRICS.build(name).true_value(other) for name in names] == [None] * 4
