@@ -199,6 +199,15 @@ def test_pairs_of_samples_are_kept_and_used(done: Path, fmbench: Fmbench, tmp_pa
     assert "paired.npz cannot be read" in " ".join(answer.err.split())
 
 
+def test_a_user_s_own_claim(done: Path, fmbench: Fmbench, plugin: Callable[[str], str]) -> None:
+    own = ["--plugin", plugin("own_claim")]
+    assert "100 Euler steps" in fmbench("list", "claims", *own).out
+    answer = fmbench("claims", done, "--claim", "slow-is-exact", "--format", "json", *own)
+    (found,) = json.loads(answer.out)
+    assert (answer.code, found["verdict"], found["source"]) == (0, "supported", "common sense")
+    CLAIMS._where.pop("slow-is-exact")
+
+
 # ---- guards on real runs, and a user's own claim ----
 
 
