@@ -73,7 +73,7 @@ class Cell:
 
 
 class Cells:
-    """The table of one result, ready for claims.
+    """The table of one result, ready for claims. What was skipped makes no sense for its flow: it is not there.
 
     Args:
         rows: as `table.records` gives them.
@@ -90,7 +90,7 @@ class Cells:
         self.facts, kept = facts or {}, per_sample or {}
         cells: dict[tuple[Any, ...], list[Row]] = {}
         for row in rows:
-            if row["model"] != TRUTH and row["metric"] is not None:
+            if row["model"] != TRUTH and row["metric"] is not None and row["status"] != "skipped":
                 cells.setdefault(cell_key(row), []).append({**row, "per_sample": kept.get(row["key"])})
         made = [Cell(tuple(rows)) for rows in cells.values()]
         self.floors = [cell for cell in made if cell["model"] == FLOOR]

@@ -10,7 +10,7 @@ from .cells import Cell, Cells, NotTested, stderr_of
 WORSE = 1.5  # a left side whose marginal error is so many times the right side's has bought its advantage
 MISFIT = 0.25  # a marginal error shown to be beyond this share of the displacement: no flow to this data at all
 COINCIDENCE = 0.01  # costs that agree to this share of their standard errors were measured on the same noise
-TRAINED = "coupling_cost"
+TRAINED = "train_coupling_cost"
 
 
 def _same_noise(cells: Cells, contrast: Contrast) -> str | None:
@@ -45,7 +45,7 @@ def _integration_error(cells: Cells, contrast: Contrast) -> str | None:
     """The reference solve's own error cannot make or hide the effect.
 
     For Z1 off by δ, r = √E‖δ‖²: the transport cost is off by at most 2 r √C + r², E‖Z1 − Z0‖ and a solver's error by r,
-    E‖Z1 − Z0‖₁ by √D r.
+    E‖Z1 − Z0‖₁ by √D r; another convex cost is taken to be off by the same share as ‖·‖².
     """
     for side in (contrast.left, contrast.right):
         if side is None or side.metric.startswith(TRAINED):
@@ -54,7 +54,9 @@ def _integration_error(cells: Cells, contrast: Contrast) -> str | None:
         if side["unit"] == "data units":
             bound = r * _root_dims(cells, side)
         else:
-            bound = 2 * r * math.sqrt(cells.required(side, "transport_cost").value) + r**2
+            cost = cells.required(side, "transport_cost").value
+            bound = 2 * r * math.sqrt(cost) + r**2
+            bound *= 1 if side["unit"] == "data units²" else side.value / cost
         if bound >= max(abs(contrast.difference.value), contrast.margin):
             effect = f"the effect is {contrast.difference.value:.2g}"
             return f"the reference solve of {side.flow} may be off by {bound:.2g}, {effect}"

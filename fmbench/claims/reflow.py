@@ -15,7 +15,7 @@ class CostNonincreasing(Claim):
     ‖·‖², ‖·‖ and ‖·‖₁, up to the margin.
 
     Each round against its training coupling and against the round before it, whose law that coupling has. For ‖·‖ and
-    ‖·‖₁ the first round is held against its training coupling where `coupling_cost_l2` and `_l1` are measured.
+    ‖·‖₁ the first round is held against its training coupling where `train_coupling_cost_l2` and `_l1` are measured.
     """
 
     name = "reflow-cost-nonincreasing"

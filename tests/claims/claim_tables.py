@@ -71,7 +71,7 @@ def rounds(good: bool) -> Rows:
         sheet.add("transport_cost_l2", cost / 3, reflow=k)
         sheet.add("one_step_error", 0.001 if good else 0.5, reflow=k)
         sheet.add("balance_residual", 0.002 if good or k < 2 else 2.0, reflow=k)
-        sheet.coupling("coupling_cost", trained, reflow=k)
+        sheet.coupling("train_coupling_cost", trained, reflow=k)
     return sheet.rows
 
 
@@ -187,13 +187,13 @@ def spoiled(rows: Rows, guard: str, left: dict[str, Any]) -> Rows:
     rows = [dict(row) for row in rows]
     for row in rows:
         is_left = all(row[column] == value for column, value in left.items()) and row["model"] != "data"
-        if guard == "same z0" and is_left and not row["metric"].startswith("coupling_"):
+        if guard == "same z0" and is_left and not row["metric"].startswith("train_"):
             row["sample_seed"] = 7
         elif guard == "marginal error" and is_left and row["metric"] == "w2":
             row["value"] = 1.5
         elif guard == "integration error" and row["metric"] == "reference_error":
             row["value"] = 2.0
-        elif guard == "fresh z0" and row["metric"] == "coupling_cost" and row["reflow"] == 1:
+        elif guard == "fresh z0" and row["metric"] == "train_coupling_cost" and row["reflow"] == 1:
             row["value"] = next(
                 other["value"] for other in rows
                 if (other["metric"], other["reflow"], other["seed"]) == ("transport_cost", 0, row["seed"])

@@ -17,7 +17,6 @@ from fmbench.claims.guards import GEOMETRY
 from fmbench.claims.judge import judge
 from fmbench.data import DATA, Data
 from fmbench.errors import UserError
-from fmbench.flow.oracles import MixtureVelocity
 from fmbench.models import MODELS
 from fmbench.models.oracle import Oracle
 from fmbench.paired import read
@@ -199,6 +198,15 @@ def test_pairs_of_samples_are_kept_and_used(done: Path, fmbench: Fmbench, tmp_pa
     assert "paired.npz cannot be read" in " ".join(answer.err.split())
 
 
+def test_a_user_s_own_claim(done: Path, fmbench: Fmbench, plugin: Callable[[str], str]) -> None:
+    own = ["--plugin", plugin("own_claim")]
+    assert "100 Euler steps" in fmbench("list", "claims", *own).out
+    answer = fmbench("claims", done, "--claim", "slow-is-exact", "--format", "json", *own)
+    (found,) = json.loads(answer.out)
+    assert (answer.code, found["verdict"], found["source"]) == (0, "supported", "common sense")
+    CLAIMS._where.pop("slow-is-exact")
+
+
 # ---- guards on real runs, and a user's own claim ----
 
 
@@ -212,7 +220,7 @@ def own_components() -> Iterator[None]:
 
         def field(self, path: Any, coupling: Any, source: Any, data: Data) -> Any:
             half = DATA.build({"name": "gaussian-mixture", "means": [[0.5, -0.25]], "stds": [[0.25, 1.0]]})
-            return MixtureVelocity(path, *half.mixture())  # type: ignore[misc]
+            return super().field(path, coupling, source, half)
 
     @CLAIMS.register
     class Cheaper(Pairwise):

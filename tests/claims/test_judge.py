@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from claim_tables import FLOW, INDEPENDENT, OT, SCENES, Sheet, rounds, two
+from claim_tables import FLOW, INDEPENDENT, OT, SCENES, Sheet, rounds, spoiled, two
 from scipy.special import stdtrit
 
 from fmbench.claims import CLAIMS, Cells, Claim, Contrast
@@ -213,7 +213,7 @@ def test_costs_are_compared_with_the_coupling_really_trained_on() -> None:
     """A training cost of another coupling, or of another round, is no substitute."""
     claim = CLAIMS.build({"name": "reflow-cost-nonincreasing", "costs": ["transport_cost"]})
     for change in ({"coupling": "minibatch-ot"}, {"times": "mode"}, {"model": "mlp[width=9]"}):
-        rows = [{**row, **(change if row["metric"] == "coupling_cost" else {})} for row in rounds(True)]
+        rows = [{**row, **(change if row["metric"] == "train_coupling_cost" else {})} for row in rounds(True)]
         (found,) = verdicts(Cells(rows), [claim])
         assert (found.verdict, found.guard) == (NOT_TESTED, "trained coupling")
 
@@ -235,9 +235,33 @@ def test_equal_costs_on_other_samples_are_no_coincidence() -> None:
     claim = CLAIMS.build({"name": "reflow-cost-nonincreasing", "costs": ["transport_cost"]})
     rows = rounds(True)
     for row in rows:
-        if (row["metric"], row["reflow"]) == ("coupling_cost", 1):
+        if (row["metric"], row["reflow"]) == ("train_coupling_cost", 1):
             row |= {"value": 4.0, "stderr": 0.05}
     assert verdicts(Cells(rows), [claim])[0].verdict == SUPPORTED
+
+
+def test_what_was_skipped_is_not_there() -> None:
+    """The balance sheet is kept on linear paths: another path's skipped row neither counts nor stops the claim."""
+    rows = rounds(True)
+    other = [
+        {**row, "path": "ve", "status": "skipped", "value": None} for row in rows if row["metric"] == "balance_residual"
+    ]
+    (found,) = verdicts(Cells(rows + other), [CLAIMS.build("balance-sheet")])
+    assert found.verdict == SUPPORTED
+    assert verdicts(Cells(other), [CLAIMS.build("balance-sheet")])[0].guard == "missing rows"
+
+
+def test_another_convex_cost_may_be_named() -> None:
+    """‖·‖^1.5 falls along the rounds; a reference solve that is off by more than that proves nothing."""
+    claim = CLAIMS.build(
+        {"name": "reflow-cost-nonincreasing", "costs": ["transport_cost", "transport_cost_power[p=3]"]}
+    )
+    rows = rounds(True)
+    rows += [{**row, "metric": "transport_cost_power[p=3]", "value": 2 * row["value"], "unit": "data units^p"}
+             for row in rows if row["metric"] == "transport_cost"]  # fmt: skip
+    found = verdicts(Cells(rows), [claim])[0]
+    assert (found.verdict, found.contrasts) == (SUPPORTED, 3 + 2 + 2)
+    assert verdicts(Cells(spoiled(rows, "integration error", {})), [claim])[0].guard == "integration error"
 
 
 def test_an_l1_cost_needs_the_number_of_dimensions() -> None:
