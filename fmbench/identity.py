@@ -14,28 +14,27 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from .registry import Component
+from .registry import Component, changed
 
 
 class Record(BaseModel):
     """Settings inside a specification; every field shapes the output.
 
-    A field that is added later orphans no stored result: `unchanged` names it with the value, as plain JSON, at which the code
-    computes what it computed before, and at that value the identity leaves it out. Should a default or a component's version
-    move, the value differs from the one named here, and the key moves with it.
+    `unchanged` are fields that came later, as in `Component`. Should a default or a component's version move, the value
+    differs from the one named there, and the key moves with it.
     """
 
     unchanged: ClassVar[Mapping[str, Any]] = {}
 
     def identity(self) -> dict[str, Any]:
-        return _changed({name: _plain(getattr(self, name)) for name in type(self).model_fields}, self.unchanged)
+        return changed({name: _plain(getattr(self, name)) for name in type(self).model_fields}, self.unchanged)
 
 
 class Spec(BaseModel):
     """Base of every stage's specification. Each field must be named in `shaping` or in `silent`.
 
     `shaping` fields can change the stage's output and enter its key; `silent` ones (where, how fast) cannot and do not.
-    `unchanged` are shaping fields that came later, as in `Record`. Raise `version` when the stage's code changes its output.
+    `unchanged` are shaping fields that came later, as in `Component`. Raise `version` when the stage's code changes its output.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -52,7 +51,7 @@ class Spec(BaseModel):
         if unclassified or self.shaping & self.silent:
             raise TypeError(f"{type(self).__name__}: classify {sorted(unclassified)} as shaping or silent")
         fields = {name: _plain(getattr(self, name)) for name in sorted(self.shaping)}
-        return {"stage": self.stage, "version": self.version, **_changed(fields, self.unchanged)}
+        return {"stage": self.stage, "version": self.version, **changed(fields, self.unchanged)}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         copy = super().model_copy(update=update, deep=deep)
@@ -74,10 +73,6 @@ def canonical(value: Any) -> bytes:
     """Canonical JSON: sorted keys, no spaces, shortest floats, no NaN or infinity."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return text.encode()
-
-
-def _changed(fields: dict[str, Any], unchanged: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name not in unchanged or value != unchanged[name]}
 
 
 def _plain(value: Any) -> Any:

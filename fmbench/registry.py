@@ -46,16 +46,16 @@ class Component(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What a cache key must know of this component."""
-        known = {
-            key: value
-            for key, value in self.parameters().items()
-            if key not in self.unchanged or value != self.unchanged[key]
-        }
-        return {"name": self.name, "version": self.version, **known}
+        return {"name": self.name, "version": self.version, **changed(self.parameters(), self.unchanged)}
 
     def spec(self) -> dict[str, Any]:
         """The suite-file form, from which `Registry.build` makes an equal component."""
         return {"name": self.name, **self.parameters()}
+
+
+def changed(fields: Mapping[str, Any], unchanged: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, as plain JSON, less those that came later and still have the value at which nothing changed."""
+    return {name: value for name, value in fields.items() if name not in unchanged or value != unchanged[name]}
 
 
 def _show(value: Any) -> str:

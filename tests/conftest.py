@@ -15,7 +15,9 @@ import pandas as pd
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"  # as runs on a CPU compute: with more threads a product's bits depend on its neighbours
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # as runs on a CPU compute: with more threads a product's bits depend on its neighbours
+)
 
 PLUGINS = Path(__file__).parent / "plugins"
 

@@ -55,7 +55,7 @@ class NLL(Metric):
     unit = "nats"
     scope = "flow"
     source = "Chen et al. 2018, theorem 1; Grathwohl et al. 2019"
-    unchanged = {"divergence": "auto", "probes": 1, "noise": "rademacher"}
+    version = 2  # D > 64 was skipped once
     n: PositiveInt | None = None
     steps: PositiveInt | None = None
     divergence: Literal["auto", "exact", "hutchinson"] = "auto"

@@ -26,23 +26,16 @@ def peer(module: str, install: str) -> Any:
 
 
 def interleaved(tasks: dict[str, Callable[[], object]], *, repeat: int) -> dict[str, float]:
-    """Median milliseconds of each task. Rounds go through all tasks, so that what disturbs the machine disturbs all.
-
-    Where torch has one thread, the time is the process's own, summed over its threads: what else runs on the machine
-    does not count, and a library gains nothing by using more threads than its peer. With several it is the wall's.
-    """
-    import torch
-
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    """Median milliseconds of each task. Rounds go through all tasks, so that what disturbs the machine disturbs all."""
     for task in tasks.values():
         task()
     taken: dict[str, list[float]] = {name: [] for name in tasks}
     gc.disable()
     for _ in range(repeat):
         for name, task in tasks.items():
-            start = clock()
+            start = time.perf_counter()
             task()
-            taken[name].append(1e3 * (clock() - start))
+            taken[name].append(1e3 * (time.perf_counter() - start))
     gc.enable()
     return {name: statistics.median(values) for name, values in taken.items()}
 
@@ -52,8 +45,7 @@ def describe(*packages: str) -> None:
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    one = torch.get_num_threads() == 1
-    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} thread(s), {'process' if one else 'wall'} time"
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} thread(s)"
     print(f"{processor()}, {threads}, Python {platform.python_version()}")
     print(", ".join(f"{package} {version(package)}" for package in ("torch", *packages)), flush=True)
 

@@ -208,8 +208,3 @@ def test_many_dimensions_are_estimated_and_exact_when_asked() -> None:
     assert exact.likelihood(evidence).vjps == 16 * 65
     # the Jacobian is diagonal: e·J e = tr J for every Rademacher probe
     assert guess.measure(evidence).value == pytest.approx(exact.measure(evidence).value, rel=1e-6)
-
-
-def test_defaults_keep_their_key() -> None:
-    assert NLL().identity() == {"name": "nll", "version": 1, "n": None, "steps": None}
-    assert NLL(probes=2).identity() != NLL().identity()
