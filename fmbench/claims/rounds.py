@@ -9,7 +9,7 @@ from .guards import TRAINED
 def chains(cells: Cells, metric: str) -> list[list[Cell]]:
     """The cells of a metric of rectified flows, one list for the rounds 0, 1, … of a flow."""
     found = []
-    for first in cells.find(metric, path="rectified", reflow=0):
+    for first in cells.find(metric, path="rectified", reflow=0, distilled=0):
         later = {cell["reflow"]: cell for cell in cells.partners(first, free={"reflow"})}
         chain = [first]
         while (following := later.get(len(chain))) is not None:

@@ -251,6 +251,19 @@ def test_what_was_skipped_is_not_there() -> None:
     assert verdicts(Cells(other), [CLAIMS.build("balance-sheet")])[0].guard == "missing rows"
 
 
+def test_students_are_no_flows_and_a_flow_without_samples_is_not_forgotten() -> None:
+    claims = [CLAIMS.build(name) for name in ("marginals-preserved", "reflow-straightens")]
+    rows = rounds(True)
+    students = [
+        {**row, "distilled": 1, "solver": "euler", "value": 3.0}
+        for row in rows
+        if row["metric"] == "w2" and row["seed"] is not None
+    ]
+    assert [v.verdict for v in verdicts(Cells(rows + students), claims)] == [SUPPORTED, SUPPORTED]
+    lost = [{**row, "status": "failed"} if (row["metric"], row["reflow"]) == ("w2", 2) else row for row in rows]
+    assert verdicts(Cells(lost), claims)[0].verdict == NOT_TESTED
+
+
 def test_another_convex_cost_may_be_named() -> None:
     """‖·‖^1.5 falls along the rounds; a reference solve that is off by more than that proves nothing."""
     claim = CLAIMS.build(
