@@ -24,7 +24,7 @@ PLUGINS = Path(__file__).parent / "plugins"
 TINY: dict[str, Any] = {
     "suite": "tiny",
     "data": "moons",
-    "flow": {"path": "rectified", "model": {"name": "mlp", "width": 8, "depth": 1}, "seed": [0, 1]},
+    "flow": {"path": "rectified", "model": {"name": "mlp", "width": 16, "depth": 1}, "seed": [0, 1]},
     "train": {"samples": 1024, "batch": 64, "lr": 2e-3, "ema_samples": 256},
     "pairs": {"n": 128, "solver": {"name": "dopri5", "rtol": 1e-2, "atol": 1e-2}},
     "sample": {

@@ -79,7 +79,7 @@ def test_columns_say_what_a_value_belongs_to(results: fmbench.Results) -> None:
     assert (counted["nfe"] == counted["value"]).all()  # what the row says is what was called
     fixed = table[table["solver"] == "euler"]
     assert (fixed["nfe"] == fixed["steps"]).all()
-    assert set(table["model"]) == {"data", "mlp[depth=1,width=8]"}
+    assert set(table["model"]) == {"data", "mlp[depth=1,width=16]"}
     assert set(table["method"]) == {"data", "RF", "VE"}
     assert set(table.loc[table["metric"] == "straightness", "unit"]) == {"data units²"}
     assert (table["device"] == "cpu").all()

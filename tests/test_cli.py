@@ -163,7 +163,7 @@ def test_dry_run_tells_and_writes_nothing(fmbench: Fmbench, tiny_file: TinyFile,
     text = " ".join(answer.out.split())
     for words in ("flows to train 4 0 4", "reflow pairs 2 0 2", "reference solves 4 0 4", "solves 12 0 12", "floors 1 0 1",
                   "4,096 samples to train on, 16 solves, 41 values to measure",
-                  "fm-ot[sigma_min=0.1], independent, mlp[depth=1,width=8], reflow 1, seed 0"):  # fmt: skip
+                  "fm-ot[sigma_min=0.1], independent, mlp[depth=1,width=16], reflow 1, seed 0"):  # fmt: skip
         assert words in text, words
     assert len(re.findall(r"to train +train-", answer.out)) == 4
 

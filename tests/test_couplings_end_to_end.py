@@ -28,12 +28,12 @@ def test_flows_train_on_every_coupling(batch: int, tiny: Tiny, measured: Callabl
             flow__coupling=couplings,
             flow__seed=0,
             train={"samples": 16 * batch, "batch": batch},
-            metrics=["transport_cost", {"name": "coupling_cost", "n": 16 * batch}],
+            metrics=["transport_cost", {"name": "train_coupling_cost", "n": 16 * batch}],
         )
     )
     assert set(table["status"]) == {"ok"}, table[["metric", "reason"]].dropna()
     cost, reached = (
-        table[table["metric"] == m].set_index("coupling")["value"] for m in ("coupling_cost", "transport_cost")
+        table[table["metric"] == m].set_index("coupling")["value"] for m in ("train_coupling_cost", "transport_cost")
     )
     assert cost[f"minibatch-ot[batch={wide}]"] < cost["minibatch-ot"] < cost[f"sinkhorn[batch={half}]"]
     assert max(cost[f"sinkhorn[batch={half}]"], cost[f"label-ot[batch={wide}]"]) < cost["independent"]

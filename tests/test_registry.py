@@ -49,7 +49,8 @@ def test_every_builtin_is_what_it_is_called(found: Registry[Any], name: str) -> 
     assert component == found.build({"name": name}) == found.build(component) == found.build(component.spec())
     assert component.identity()["name"] == name
     assert component.identity()["version"] == cls.version >= 1
-    assert set(component.identity()) == {"name", "version", *cls.model_fields}
+    assert set(component.identity()) == {"name", "version", *cls.model_fields} - set(cls.unchanged)
+    assert set(cls.unchanged) <= set(cls.model_fields)
     assert cls.__doc__
     assert cls.__doc__ != Component.__doc__
 

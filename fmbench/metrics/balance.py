@@ -18,25 +18,11 @@ from ..flow.paths import Path
 from ..randomness import generator
 from ..statistics import Estimate, mean
 from . import truth
-from .base import CouplingMetric, Evidence, Exact, Field, Metric, Pairing
+from .base import Evidence, Exact, Field, Metric
 from .geometry import identity_residual
+from .transport import squared
 
 CHUNK = 4096  # samples in one call of a field
-
-
-class TrainCouplingCost(CouplingMetric):
-    """C_train = E‖x1 − x0‖² of the pairs that training sees, over `n` fresh ones."""
-
-    name = "train_coupling_cost"
-    unit = "data units²"
-    source = "Liu et al. 2022, theorem 3.5, the coupling before rectification"
-    n: PositiveInt = 10_000
-
-    def measure(self, evidence: Pairing) -> Estimate:
-        return mean(squared(*evidence.coupled(self.n)))
-
-    def true_value(self, flow: Exact) -> float | None:
-        return truth.train_coupling_cost(flow)
 
 
 class _OverPath(Metric):
@@ -52,6 +38,7 @@ class _OverPath(Metric):
     def points(self, evidence: Evidence) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Chunks of t `(B,)` float64, x_t and u_t `(B, *shape)` float32, and ‖x1 − x0‖² `(B,)`."""
         n = self.n or len(evidence.generated)
+        n = min(n, evidence.fixed or n)
         x0, x1 = (side.double() for side in evidence.coupled(n))
         rng = generator("over the path", evidence.seed)
         t = evidence.end_time * (torch.arange(n) + torch.rand(n, generator=rng, dtype=torch.float64)) / n
@@ -150,11 +137,6 @@ def linear(path: Path) -> bool:
     t = torch.linspace(0, 1, 5, dtype=torch.float64)
     s = path.schedule(t)
     return path.affine and path.end_time == 1 and torch.equal(s.alpha, t) and torch.equal(s.sigma, 1 - t)
-
-
-def squared(a: Tensor, b: Tensor) -> Tensor:
-    """‖a − b‖² `(n,)`, float64."""
-    return (a.double() - b.double()).flatten(1).square().sum(1)
 
 
 @torch.no_grad()

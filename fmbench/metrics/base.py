@@ -71,7 +71,7 @@ class Pairing:
     coupled: Callable[
         [int], tuple[Tensor, Tensor]
     ]  # n fresh pairs (x0, x1), `(n, *shape)` each, as training draws them
-    fixed: bool = False  # the pairs are a reflow round's: no minibatch is paired
+    fixed: int | None = None  # how many pairs a reflow round has: no minibatch is paired
     seed: int = 0  # of the evaluation: names the streams of held-out draws and of fresh pairs
 
 

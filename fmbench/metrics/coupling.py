@@ -21,8 +21,9 @@ from ..errors import Skip
 from ..flow.couplings import Coupling
 from ..randomness import generator
 from ..statistics import Estimate, mean
-from .base import CouplingMetric, Pairing
-from .transport import exact_transport
+from . import truth
+from .base import CouplingMetric, Exact, Pairing
+from .transport import exact_transport, squared
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,7 @@ class Minibatch:
 
     def cost(self) -> float:
         """The mean of ‖x1 − x0‖² over the pairs."""
-        return _squared(*self.pairs).mean().item()
-
-
-def _squared(x0: Tensor, x1: Tensor) -> Tensor:
-    """‖x1 − x0‖² of each pair `(n,)`, float64."""
-    return (x1.double() - x0.double()).flatten(1).square().sum(1)
+        return squared(*self.pairs).mean().item()
 
 
 class _OfMinibatches(CouplingMetric):
@@ -91,26 +87,32 @@ def over_minibatches(values: Sequence[float], n: int) -> Estimate:
     return Estimate(estimate.value, estimate.stderr, n, max(1, len(values) - 1))
 
 
-class CouplingCost(CouplingMetric):
-    """E‖x1 − x0‖² of the pairs that training sees (of a reflow round: its fixed pairs).
+class TrainCouplingCost(CouplingMetric):
+    """C_train = E‖x1 − x0‖² of the pairs that training sees; of a reflow round, of its fixed pairs.
 
-    Between `w2_squared` and `independent_cost`; a flow trained on the pairs has a transport cost of at most this.
+    Between `w2_squared` and `independent_cost`; a flow trained on the pairs has a transport cost of at most this. Over `n`
+    pairs, rounded up to whole minibatches, or all that a reflow round has.
     """
 
-    name = "coupling_cost"
+    name = "train_coupling_cost"
     unit = "data units²"
-    source = "Liu et al. 2022, theorem 3.5, the cost before rectifying"
+    source = "Liu et al. 2022, theorem 3.5, the coupling before rectification"
     n: PositiveInt = 8192
 
     def measure(self, evidence: Pairing) -> Estimate:
-        size = 1 if evidence.fixed else problem_size(evidence)
+        if evidence.fixed or evidence.coupling.name == "independent":  # pairs do not depend on each other
+            n = min(self.n, evidence.fixed or self.n)
+            return mean(squared(*evidence.coupled(n)))
+        size = problem_size(evidence)
         n = -(-self.n // size) * size
-        costs = _squared(*evidence.coupled(n))
-        return over_minibatches(costs.reshape(-1, size).mean(1).tolist(), n)
+        return over_minibatches(squared(*evidence.coupled(n)).reshape(-1, size).mean(1).tolist(), n)
+
+    def true_value(self, flow: Exact) -> float | None:
+        return truth.train_coupling_cost(flow)
 
 
 class IndependentCost(_OfMinibatches):
-    """E‖x1 − x0‖² before pairing, of the minibatches that `coupling_cost` pairs: what independent pairs cost."""
+    """E‖x1 − x0‖² before pairing, of the minibatches that `train_coupling_cost` pairs: what independent pairs cost."""
 
     name = "independent_cost"
     unit = "data units²"
@@ -118,7 +120,7 @@ class IndependentCost(_OfMinibatches):
     source = "the product coupling's cost"
 
     def measure(self, evidence: Pairing) -> Estimate:
-        costs = torch.cat([_squared(m.x0, m.x1) for m in self.minibatches(evidence)])
+        costs = torch.cat([squared(m.x0, m.x1) for m in self.minibatches(evidence)])
         return mean(costs)  # as drawn all pairs are independent of each other
 
 

@@ -13,6 +13,7 @@ from ..errors import Skip
 from ..randomness import generator
 from ..statistics import Estimate, mean
 from .base import Evidence, Metric
+from .transport import squared
 
 CHUNK = 4096
 
@@ -54,5 +55,5 @@ def errors(evidence: Evidence, x0: Tensor, x1: Tensor) -> Tensor:
         x, u = evidence.path.point(a.double(), b.double(), s)
         with torch.no_grad():
             v = evidence.velocity(s, x.float())
-        found.append((u - v.double()).flatten(1).square().sum(1))
+        found.append(squared(u, v))
     return torch.cat(found)

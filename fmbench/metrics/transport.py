@@ -35,6 +35,11 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     return squares.clamp_(min=0)
 
 
+def squared(a: Tensor, b: Tensor) -> Tensor:
+    """‖a_i − b_i‖² `(n,)`, float64, of a, b `(n, *shape)`."""
+    return (a.double() - b.double()).flatten(1).square().sum(1)
+
+
 @dataclass(frozen=True)
 class Transport:
     """The optimal value for squared Euclidean cost, with its Kantorovich potentials (u_i + v_j ≤ ‖x_i − y_j‖²)."""

@@ -61,15 +61,12 @@ class Dopri5(Adaptive):
     order = 5
     calls_per_step = 6
     source = "Dormand & Prince 1980; torchdiffeq"
+    unchanged = {"per_sample": False}
     per_sample: bool = False
 
     @property
     def depends_on_batch(self) -> bool:
         return not self.per_sample
-
-    def identity(self) -> dict[str, Any]:
-        # `per_sample` came later: where it is off, keys are what they were.
-        return {name: value for name, value in super().identity().items() if name != "per_sample" or value}
 
     def _integrate(self, velocity: Velocity, x: Tensor, start: Tensor, end: Tensor) -> Solution:
         if self.per_sample:

@@ -100,7 +100,7 @@ def evidence(
         coupling=flow.coupling,
         train_batch=flow.train.batch,
         coupled=coupled(flow.data, flow.source, flow.coupling, flow.train.batch, cell.sample_seed, pairs),
-        fixed=pairs is not None,
+        fixed=None if pairs is None else len(pairs[0]),
         path=flow.path,
         generated=generated,
         geometry=geometry,
@@ -176,7 +176,7 @@ def alone(spec: AloneSpec, pairs: Pairs | None = None) -> Estimate:
     if isinstance(spec, PairingSpec):
         draw = coupled(spec.data, spec.source, spec.coupling, spec.batch, spec.sample_seed, pairs)
         known = {"data": spec.data, "source": spec.source, "coupling": spec.coupling, "seed": spec.sample_seed}
-        known |= {"train_batch": spec.batch, "fixed": pairs is not None, "coupled": draw}
+        known |= {"train_batch": spec.batch, "fixed": None if pairs is None else len(pairs[0]), "coupled": draw}
         return spec.metric.measure(Pairing(**known))  # type: ignore[arg-type]
     if isinstance(spec, TruthSpec):
         value = spec.metric.true_value(exact(spec.flow))

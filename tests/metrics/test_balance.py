@@ -17,9 +17,9 @@ from fmbench.metrics.balance import (
     IdentityResidual,
     MinimalLoss,
     ModelError,
-    TrainCouplingCost,
     linear,
 )
+from fmbench.metrics.coupling import TrainCouplingCost
 from fmbench.metrics.geometry import OneStepError, PathLengthRatio, StraightnessNormalized
 from fmbench.statistics import Estimate, mean, ratio
 

@@ -78,7 +78,7 @@ def test_a_reflow_round_pairs_no_minibatches() -> None:
     made = {"data": flow().data, "source": source, "coupling": flow().coupling, "batch": 64, "sample_seed": 0}
     rectified = PairsSpec(flow=flow(), n=64, solver=SOLVERS.build("dopri5"))
     z0, z1 = torch.zeros(64, 2), torch.ones(64, 2)
-    cost = METRICS.build({"name": "coupling_cost", "n": 64})
+    cost = METRICS.build({"name": "train_coupling_cost", "n": 64})
     assert alone(PairingSpec(**made, pairs=rectified, metric=cost), (z0, z1)).value == 2
     distinct = METRICS.build({"name": "distinct_pairs", "n": 64})
     assert alone(PairingSpec(**made, pairs=None, metric=distinct)).value == 1
