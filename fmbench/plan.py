@@ -295,7 +295,7 @@ def budget_columns(budget: Budget, batch: int) -> dict[str, Any]:
 
 
 def method_of(flow: FlowSpec) -> str:
-    """The literature's name of a combination: RF, FM-OT, VP, VE; OT-CFM, I-CFM, SB-CFM of Tong 2024; k-RF after Liu 2022.
+    """The literature's name of a combination: RF, FM-OT, VP, VE; OT-CFM, I-CFM, SB-CFM of Tong 2024; C²OT; k-RF (Liu 2022).
 
     What is predicted follows it, unless it is the velocity: "VP, epsilon"; of a student, its steps: "2-RF, 1 step".
     """
@@ -303,8 +303,8 @@ def method_of(flow: FlowSpec) -> str:
         steps = f"{flow.distilled} step{'s' if flow.distilled > 1 else ''}"
         return f"{method_of(flow.model_copy(update={'distilled': 0}))}, {steps}"
     coupling = flow.coupling.name
-    if flow.path.name in ("rectified", "icfm") and coupling == "minibatch-ot":
-        name = "OT-CFM"
+    if flow.path.name in ("rectified", "icfm") and coupling in ("minibatch-ot", "label-ot"):
+        name = {"minibatch-ot": "OT-CFM", "label-ot": "C²OT"}[coupling]
     elif flow.path.name == "sb-cfm":  # its coupling is part of it
         name = flow.path.method
     elif flow.path.name == "rectified" and coupling == "independent" and flow.source.name != "normal":

@@ -134,22 +134,32 @@ def flow_labels(table: pd.DataFrame) -> pd.Series:
     """For each row the shortest label that tells its flow from others: the method, then what varies within it."""
     flows = table.loc[of_flows(table), list(FLOW)].drop_duplicates()
     varying = {
-        method: [name for name in FLOW[1:] if group[name].nunique(dropna=False) > 1]
+        method: {name: _same_name(group[name]) for name in FLOW[1:] if group[name].nunique(dropna=False) > 1}
         for method, group in flows.groupby("method", dropna=False)
     }
 
     def label(row: Mapping[str, Any]) -> str:
         if row["model"] in (FLOOR, TRUTH):
             return "floor" if row["model"] == FLOOR else TRUTH
-        shown = [
-            str(row[name]) if COLUMNS[name] == "string" else f"{name}={row[name]:g}"
-            for name in varying.get(row["method"], [])
-            if row[name] is not None
-        ]
+        columns = varying.get(row["method"], {})
+        shown = [_varying(name, row[name], same) for name, same in columns.items() if row[name] is not None]
         return f"{row['method']} ({', '.join(shown)})" if shown else str(row["method"])
 
     labels = [label(row) for row in records(table[list(FLOW)])]
     return pd.Series(labels, index=table.index, dtype="string")
+
+
+def _same_name(column: pd.Series) -> str | None:
+    """The component that all values of a column are, where they differ in its parameters alone."""
+    names = {str(value).partition("[")[0] for value in column.dropna()}
+    return names.pop() if COLUMNS[str(column.name)] == "string" and len(names) == 1 else None
+
+
+def _varying(name: str, value: Any, same: str | None) -> str:
+    """What tells a value from the others: its parameters where the component is the same."""
+    if COLUMNS[name] != "string":
+        return f"{name}={value:g}"
+    return str(value)[len(same) + 1 : -1] or "default" if same else str(value)
 
 
 def sampler_labels(table: pd.DataFrame) -> pd.Series:

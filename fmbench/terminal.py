@@ -103,7 +103,7 @@ def print_verdicts(console: Console, verdicts: Sequence[dict[str, Any]]) -> None
     colours = {"supported": "green", "refuted": "bold red", "inconclusive": "yellow", "not tested": "dim"}
     table = Table(title="claims", title_justify="left", box=None, padding=(0, 1), header_style="bold")
     for column in ("claim", "verdict", "effect", "interval", "margin", "p"):
-        table.add_column(column, no_wrap=column == "verdict", overflow="fold")
+        table.add_column(column, no_wrap=column in ("claim", "verdict"), overflow="fold")
     for item in verdicts:
         effect, low, high, margin, p = (
             _number(item.get(name)) for name in ("effect", "low", "high", "margin", "p_value")

@@ -174,6 +174,7 @@ def flow_chart(summary: pd.DataFrame, width: int = 1000) -> Spec | None:
     panels: list[Spec] = []
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     columns = min(4, len(metrics))
+    names = max(110, min(300, 7 * max(map(len, flows))))  # room for the flows' names, in pixels
     for place, metric in enumerate(metrics):
         data = [
             {name: row[name] if not isinstance(row[name], float) or math.isfinite(row[name]) else None
@@ -183,7 +184,7 @@ def flow_chart(summary: pd.DataFrame, width: int = 1000) -> Spec | None:
         ]  # fmt: skip
         unit = next((row["unit"] for row in rows if row["metric"] == metric and row["unit"]), None)
         y = alt.Y("flow:N", sort=flows, title=None, scale=alt.Scale(domain=flows), axis=alt.Axis(
-            grid=True, labels=place % columns == 0, ticks=False, domain=False))  # fmt: skip
+            grid=True, labels=place % columns == 0, labelLimit=names, ticks=False, domain=False))  # fmt: skip
         known = [row[end] for row in data for end in ("low", "mean", "high")]
         ends = [end for end in known if isinstance(end, float)]
         if not ends:
@@ -206,7 +207,7 @@ def flow_chart(summary: pd.DataFrame, width: int = 1000) -> Spec | None:
         )
         panels.append({
             "title": {"text": metric, "fontSize": 12, "anchor": "start"},
-            "width": max(130, (width - 110) // columns - 30),
+            "width": max(130, (width - names) // columns - 30),
             "height": {"step": 24},
             "data": {"values": data},
             "layer": [_unit(rule), _unit(dot)],

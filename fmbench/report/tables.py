@@ -120,7 +120,18 @@ def flow_grid(summary: pd.DataFrame) -> Grid:
         )
         for (metric, _), line in lines.items()
     ]
-    return Grid("Metrics of the flows themselves", ("metric", "unit"), tuple(flows), tuple(printed))
+    grid = Grid("Metrics of the flows themselves", ("metric", "unit"), tuple(flows), tuple(printed))
+    return _flows_down(grid) if len(flows) > max(MANY_FLOWS, len(printed)) else grid
+
+
+MANY_FLOWS = 6  # side by side on a page
+
+
+def _flows_down(grid: Grid) -> Grid:
+    """The same table with a line for each flow, for more flows than a page is wide."""
+    heads = tuple(f"{metric} ({unit})" if unit not in ("", "1") else metric for (metric, unit), _ in grid.rows)
+    lines = tuple(((flow,), tuple(cells[place] for _, cells in grid.rows)) for place, flow in enumerate(grid.columns))
+    return Grid(grid.title, ("flow",), heads, lines)
 
 
 SAME_FLOW = ("data", "source", "path", "coupling", "prediction", "times", "reflow")

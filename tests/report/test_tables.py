@@ -146,3 +146,27 @@ def test_a_table_of_failures_alone_is_reported(make: Callable[..., Path]) -> Non
     table["status"], table["reason"], table["value"], table["stderr"] = "failed", "lost", math.nan, math.nan
     for kind in FORMATS:
         assert "lost" in render([Results(table)], kind) or kind in ("latex", "csv")
+
+
+def couplings(names: list[str]) -> Results:
+    row = {"data": "d", "source": "s", "model": "mlp", "metric": "coupling_bias", "unit": "1", "higher_is_better": False,
+           "status": "ok", "solver": "reference", "n": 10, "stderr": 0.1}  # fmt: skip
+    return Results(frame([row | {"method": "OT", "coupling": name, "value": 1.0 + i} for i, name in enumerate(names)]))
+
+
+def test_flows_that_differ_in_parameters_alone_are_told_by_them() -> None:
+    flows = flow_grid(couplings(["ot", "ot[batch=16]"]).summary()).columns
+    assert flows == ("OT (default)", "OT (batch=16)")
+    assert flow_grid(couplings(["ot", "ot[batch=16]", "sinkhorn"]).summary()).columns[1:] == (
+        "OT (ot[batch=16])",
+        "OT (sinkhorn)",
+    )
+
+
+def test_many_flows_stand_below_each_other() -> None:
+    names = [f"ot[batch={2**k}]" for k in range(8)]
+    grid = flow_grid(couplings(names).summary())
+    assert (grid.index, grid.columns) == (("flow",), ("coupling_bias",))
+    assert [index[0] for index, _ in grid.rows] == [f"OT (batch={2**k})" for k in range(8)]
+    few = flow_grid(couplings(names[:3]).summary())
+    assert few.index == ("metric", "unit")
