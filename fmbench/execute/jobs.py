@@ -169,10 +169,7 @@ class Bench:
         return [self.store.read(flow.teacher.key).tensors for flow in flows if flow.teacher is not None]
 
     def _read_pairs(self, spec: PairsSpec | None) -> Pairs | None:
-        if spec is None:
-            return None
-        tensors = self.store.read(spec.key).tensors
-        return tensors["z0"], tensors["z1"]
+        return None if spec is None else _pairs(self.store, spec.key)
 
     def _pairs(self, spec: PairsSpec) -> Outcome:
         with self.store.locks([spec.key]):
@@ -305,6 +302,12 @@ def _geometry(store: Store, key: str) -> tuple[dict[str, Any], Geometry, int]:
         name: artefact.tensors[name] for name in ("z0", "z1", "start_velocity", "energy", "straightness", "length")
     }
     return artefact.info, Geometry(**tensors, error=artefact.info["error"]), artefact.info["steps"]
+
+
+@lru_cache(maxsize=1)
+def _pairs(store: Store, key: str) -> Pairs:
+    tensors = store.read(key).tensors
+    return tensors["z0"], tensors["z1"]
 
 
 @lru_cache(maxsize=2)
