@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from .errors import UserError, unknown
 from .flow import predictions
 from .flow.losses import Loss
@@ -229,6 +231,12 @@ def _with_loss(train: TrainSettings, loss: Loss | None) -> TrainSettings:
 
 def _check(flow: FlowSpec) -> None:
     """What no key alone can tell: whether the parts of a flow fit together."""
+    try:
+        flow.path.schedule(torch.zeros((), dtype=torch.float64))
+    except NotImplementedError:
+        raise UserError(
+            f"path '{flow.path.name}' has no schedule: implement schedule(t), or alpha(t) and sigma(t) of a UserPath"
+        ) from None
     flow.path.check(flow.coupling)
     flow.times.check(flow.path)
     predictions.check(flow.prediction, flow.path, flow.coupling, flow.source.name, flow.reflow or flow.distilled)

@@ -69,8 +69,8 @@ each = pytest.mark.parametrize("name", EXAMPLES)
 GOLDEN = {
     "train": "train-9ca6e7d8292bce6f",
     "train, path with a parameter": "train-bcaa3d0b4a57863a",
-    "train, reflow": "train-3111e28ed4040080",
-    "pairs": "pairs-4b0cb41dadc39340",
+    "train, reflow": "train-5830a3df32d1039a",
+    "pairs": "pairs-d4cd301604028d0d",
     "reference": "reference-0883b7c0ffb4eec2",
     "sample": "sample-f76a01c587e0bf50",
     "sample, adaptive": "sample-8f7418387df07e1d",

@@ -317,3 +317,16 @@ def test_filters_that_name_nothing(tiny: Tiny, rules: list[str], words: list[str
     with pytest.raises(UserError) as caught:
         planned(tiny(), *rules)
     assert [word for word in words if word not in str(caught.value)] == [], caught.value
+
+
+def test_a_path_without_a_schedule_is_refused_before_anything_runs(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fmbench.flow import PATHS, Path
+
+    class Unfinished(Path):
+        name = "unfinished"
+        method = "?"
+
+    monkeypatch.setitem(PATHS._where, "unfinished", "here")
+    monkeypatch.setitem(PATHS._loaded, "unfinished", Unfinished)
+    with pytest.raises(UserError, match="path 'unfinished' has no schedule: implement schedule"):
+        planned(tiny(flow__path="unfinished"))

@@ -49,7 +49,8 @@ class MixtureLaw:
 
     def log_density(self, x: Tensor) -> Tensor:
         """log p(x) `(n,)` at x `(n, D)`."""
-        y = x.double()[:, None] - self.means
-        z = (y if self.axes is None else torch.einsum("nkd,kde->nke", y, self.axes)) / self.stds  # (n, K, D)
-        log_normal = -0.5 * z.square().sum(2) - self.stds.log().sum(1) - 0.5 * y.shape[2] * math.log(2 * math.pi)
-        return torch.logsumexp(self.weights.log() + log_normal, dim=1)
+        means, stds, weights = (a.to(x.device) for a in (self.means, self.stds, self.weights))
+        y = x.double()[:, None] - means
+        z = (y if self.axes is None else torch.einsum("nkd,kde->nke", y, self.axes.to(x.device))) / stds  # (n, K, D)
+        log_normal = -0.5 * z.square().sum(2) - stds.log().sum(1) - 0.5 * y.shape[2] * math.log(2 * math.pi)
+        return torch.logsumexp(weights.log() + log_normal, dim=1)

@@ -142,7 +142,7 @@ def mean_norm(mean: Tensor, std: Tensor) -> Tensor:
     """
     square = mean.square().sum(-1) + std.square().sum(-1)
     y = torch.linspace(-80, 80, 1601, dtype=torch.float64)
-    u = (y.exp() / square.clamp(min=1e-300)[..., None])[..., None]  # (…, Y, 1)
+    u = (y.exp() / torch.where(square > 0, square, 1)[..., None])[..., None]  # (…, Y, 1)
     widening = 2 * u * std[..., None, :] ** 2
     log_factor = (-0.5 * torch.log1p(widening) - u * mean[..., None, :] ** 2 / (1 + widening)).sum(-1)
     integral = (-torch.expm1(log_factor) * (-0.5 * y).exp()).sum(-1) * (y[1] - y[0])

@@ -87,9 +87,14 @@ class MinSNR(Weight):
 
     def at(self, network: Parametrisation, t: Tensor) -> Tensor:
         s = network.path.schedule(t)
+        snr = (s.alpha / s.sigma).square()
+        if network.prediction == "data":
+            return snr.clamp(max=self.gamma)
+        if network.prediction in ("epsilon", "score"):  # ∂x1/∂F = ∓ σ/α
+            return (self.gamma / snr).clamp(max=1)
         zero = torch.zeros_like(t)
         x1_by_v = convert(zero + 1, "velocity", "data", s, zero)  # ∂x1/∂v
-        return (s.alpha / s.sigma).square().clamp(max=self.gamma) * (x1_by_v * network.head(t).c_out).square()
+        return snr.clamp(max=self.gamma) * (x1_by_v * network.head(t).c_out).square()
 
 
 LOSSES: Registry[Loss] = Registry(

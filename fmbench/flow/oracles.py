@@ -51,7 +51,8 @@ class EmpiricalVelocity:
     E[x0 | x] = (x − α E[x1 | x]) / σ. Works on the device of x.
 
     Where σ = 0 (`rectified` at t = 1) the law is the points themselves and v has no limit off them: E[x0 | x] is then its
-    value on them, 0. Solvers that call the field at the very end of such a path see that jump; `fm-ot` has none.
+    value on them, 0. Solvers that call the field at the very end of such a path see that jump and converge at first order
+    there; `fm-ot` with a visible σ_min has none.
 
     Args:
         points: `(N, *shape)`.

@@ -7,7 +7,7 @@ cost and S the straightness: A = C_gen + S for any flow, C_train = L* + A for th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from pydantic import PositiveInt
@@ -19,6 +19,7 @@ from ..randomness import generator
 from ..statistics import Estimate, mean
 from . import truth
 from .base import Evidence, Exact, Field, Metric
+from .coupling import over_minibatches, problem_size
 from .geometry import identity_residual
 from .transport import squared
 
@@ -28,8 +29,9 @@ CHUNK = 4096  # samples in one call of a field
 class _OverPath(Metric):
     """Base of means over t ~ U(0, end_time), one in each of n equal strata, and points x_t of the path.
 
-    The pairs behind x_t are `n` fresh ones of the flow's own coupling, as many as were generated when None. The standard error
-    takes the times as independent: strata make it conservative.
+    The pairs behind x_t are `n` fresh ones of the flow's own coupling, as many as were generated when None, in whole problems of
+    a coupling that pairs minibatches. The standard error is over pairs, or over these problems, whose pairs depend on each
+    other; it takes the times as independent, which strata make conservative.
     """
 
     scope = "flow"
@@ -37,16 +39,30 @@ class _OverPath(Metric):
 
     def points(self, evidence: Evidence) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Chunks of t `(B,)` float64, x_t and u_t `(B, *shape)` float32, and ‖x1 − x0‖² `(B,)`."""
-        n = self.n or len(evidence.generated)
-        n = min(n, evidence.fixed or n)
+        size, n = _together(evidence), self.n or len(evidence.generated)
+        n = -(-min(n, evidence.fixed or n) // size) * size
         x0, x1 = (side.double() for side in evidence.coupled(n))
         rng = generator("over the path", evidence.seed)
         t = evidence.end_time * (torch.arange(n) + torch.rand(n, generator=rng, dtype=torch.float64)) / n
+        if size > 1:
+            t = t[torch.randperm(n, generator=rng)]  # every problem sees all times
         extra = () if evidence.path.affine else (torch.randn(x0.shape, generator=rng, dtype=torch.float64),)
         x, u = evidence.path.point(x0, x1, t, *extra)
         device = evidence.generated.device
         parts = (a.to(device).split(CHUNK) for a in (t, x.float(), u.float(), squared(x0, x1)))
         return list(zip(*parts, strict=True))
+
+    def over(self, evidence: Evidence, value: Callable[..., Tensor]) -> Estimate:
+        """The mean of value(t, x, u, cost) `(B,)` over all points."""
+        with torch.no_grad():
+            values = torch.cat([value(*part) for part in self.points(evidence)])
+        size = _together(evidence)
+        return mean(values) if size == 1 else over_minibatches(values.reshape(-1, size).mean(1).tolist(), len(values))
+
+
+def _together(evidence: Evidence) -> int:
+    """How many pairs depend on each other."""
+    return 1 if evidence.fixed or evidence.coupling.name == "independent" else problem_size(evidence)
 
 
 class MinimalLoss(_OverPath):
@@ -57,8 +73,10 @@ class MinimalLoss(_OverPath):
     source = "Lipman et al. 2023, eq. 9"
 
     def measure(self, evidence: Evidence) -> Estimate:
+        if evidence.path.start_time > 0:
+            raise Skip(f"the target of path '{evidence.path.label()}' has no finite variance near its ends")
         velocity = _required(evidence.velocity, "the flow's velocity")
-        return mean(_over(self.points(evidence), lambda t, x, u, _: squared(velocity(t, x), u)))
+        return self.over(evidence, lambda t, x, u, _: squared(velocity(t, x), u))
 
     def true_value(self, flow: Exact) -> float | None:
         return truth.minimal_loss(flow)
@@ -74,8 +92,7 @@ class ModelError(_OverPath):
     def measure(self, evidence: Evidence) -> Estimate:
         velocity = _required(evidence.velocity, "the flow's velocity")
         exact = _required(evidence.oracle, "the exact velocity, which is not known for this data, source and coupling")
-        gaps = _over(self.points(evidence), lambda t, x, u, _: squared(velocity(t, x), exact(t, x)))
-        return mean(evidence.end_time * gaps)
+        return self.over(evidence, lambda t, x, u, _: evidence.end_time * squared(velocity(t, x), exact(t, x)))
 
     def true_value(self, flow: Exact) -> float | None:
         return 0.0
@@ -99,7 +116,7 @@ class BalanceResidual(_OverPath):
                 f"C_train = L* + A holds for x_t = (1 - t) x0 + t x1 alone, not on path '{evidence.path.label()}'"
             )
         velocity = _required(evidence.velocity, "the flow's velocity")
-        left = mean(_over(self.points(evidence), lambda t, x, u, cost: cost - squared(velocity(t, x), u)))
+        left = self.over(evidence, lambda t, x, u, cost: cost - squared(velocity(t, x), u))
         energy = mean(evidence.geometry.energy)
         return Estimate(left.value - energy.value, math.hypot(left.stderr, energy.stderr), left.n)
 
@@ -137,11 +154,6 @@ def linear(path: Path) -> bool:
     t = torch.linspace(0, 1, 5, dtype=torch.float64)
     s = path.schedule(t)
     return path.affine and path.end_time == 1 and torch.equal(s.alpha, t) and torch.equal(s.sigma, 1 - t)
-
-
-@torch.no_grad()
-def _over(points: Sequence[tuple[Tensor, ...]], value: Callable[..., Tensor]) -> Tensor:
-    return torch.cat([value(*part) for part in points])
 
 
 def _required(field: Field | None, what: str) -> Field:

@@ -161,6 +161,8 @@ class CouplingBias(CouplingMetric):
     def measure(self, evidence: Pairing) -> Estimate:
         size = problem_size(evidence)
         count = -(-self.n // size)
+        if count < 2:
+            raise Skip(f"a plan of {count * size} samples is the minibatch's own: raise the metric's n above {size}")
         excess: list[float] = []
         for repeat in range(self.repeats):
             parts = [drawn(evidence, repeat * count + k) for k in range(count)]

@@ -22,7 +22,8 @@ class PairMemorisation(Metric):
     """E‖u_t − v(t, x_t)‖² on fresh pairs of the teacher's flow, less the same on the pairs trained on: 0 without memorisation.
 
     Fresh pairs are the teacher's reference solve from the evaluation's noise, which no training saw; both sides have the same
-    stratified times. `n` pairs a side, at most those there are.
+    stratified times. `n` pairs a side, at most those there are. Where some training pairs are inverted data
+    (`pairs.inverted`), the difference also holds how far the teacher's law is from the data's.
     """
 
     name = "pair_memorisation"

@@ -94,7 +94,13 @@ def straightness(flow: Exact) -> float | None:
 def _from_source_to_data(path: Path) -> bool:
     """Whether the flow starts exactly in p0 and ends in p1, but for less than 1e-9 of its variance."""
     s = path.marginal(torch.ones((), dtype=torch.float64))
-    return path.affine and path.starts_at_source() and s.alpha.item() == 1 and s.sigma.item() ** 2 < 1e-9
+    return (
+        path.end_time == 1
+        and path.affine
+        and path.starts_at_source()
+        and s.alpha.item() == 1
+        and s.sigma.item() ** 2 < 1e-9
+    )
 
 
 @lru_cache(maxsize=64)

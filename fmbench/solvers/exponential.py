@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..errors import UserError
@@ -51,6 +52,12 @@ class Exponential(Solver):
 
     def check(self, path: Path) -> None:
         require_affine(path, f"solver '{self.name}'")
+        s = path.schedule(torch.zeros((), dtype=torch.float64))
+        if (s.alpha * s.d_sigma - s.sigma * s.d_alpha).item() == 0:
+            raise UserError(
+                f"solver '{self.name}' reads data and noise from the velocity, which at t = 0 does not determine them on path "
+                f"'{path.label()}': its α̇ is 0 where α is. Use 'heun'."
+            )
 
     def integrate(self, velocity: Velocity, x: Tensor, times: Tensor) -> Solution:
         if velocity.path is None:

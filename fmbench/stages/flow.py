@@ -121,6 +121,7 @@ class PairsSpec(Spec):
     """Pairs (z0, z1): z1 the end of the flow's own solve from z0, or z0 that of data z1 solved backward."""
 
     stage = "pairs"
+    version = 2  # a later round once drew the noise of the round before
     shaping = frozenset({"flow", "n", "solver", "steps", "inverted"})
     unchanged = {"steps": None, "inverted": 0.0}
 

@@ -240,7 +240,8 @@ def pairs_from(spec: PairsSpec, field: Field, device: str = "cpu") -> tuple[Tens
 
     The first (1 − inverted) n are solved forward from the source, the others backward from the data.
     """
-    flow, seed = spec.flow, spec.flow.seed
+    flow = spec.flow
+    names = (flow.seed, *((flow.reflow,) if flow.reflow else ()))  # every round draws anew
     grid = UniformGrid().times(spec.steps or 1, flow.path.end_time).to(device)
     backward = round(spec.inverted * spec.n)
 
@@ -250,10 +251,10 @@ def pairs_from(spec: PairsSpec, field: Field, device: str = "cpu") -> tuple[Tens
             [spec.solver.integrate(Velocity(field, path=flow.path), part.to(device), times).x.cpu() for part in parts]
         )
 
-    z0 = stream(lambda n, rng: flow.source.draw(n, rng)[0], 0, spec.n - backward, "pairs", seed)
+    z0 = stream(lambda n, rng: flow.source.draw(n, rng)[0], 0, spec.n - backward, "pairs", *names)
     z1 = solved(z0, grid)
     if backward:
-        x1 = stream(lambda n, rng: flow.data.draw(n, rng)[0], 0, backward, "inverted pairs", seed)
+        x1 = stream(lambda n, rng: flow.data.draw(n, rng)[0], 0, backward, "inverted pairs", *names)
         z0, z1 = torch.cat([z0, solved(x1, grid.flip(0))]), torch.cat([z1, x1])
     return require_finite(z0, "drawing pairs"), require_finite(z1, "drawing pairs")
 

@@ -45,6 +45,7 @@ def test_mean_norm() -> None:
     one = torch.ones(1, dtype=torch.float64)
     assert mean_norm(0 * one, one).item() == pytest.approx(math.sqrt(2 / math.pi), abs=1e-12)
     assert mean_norm(-3 * one, 0 * one).item() == pytest.approx(3, abs=1e-12)
+    assert mean_norm(0 * one, 0 * one).item() == 0, "a coordinate that does not move"
     m, s, n = torch.tensor([1.0, 2.0, 0.1]), torch.tensor([0.5, 0.0, 3.0]), 200_000
     drawn = (m + s * torch.randn(n, 3, generator=generator("norm"))).norm(dim=1)
     exact = mean_norm(m.double(), s.double()).item()

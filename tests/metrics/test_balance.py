@@ -9,8 +9,9 @@ import torch
 from gaussian_flow import GaussianFlow
 from torch import Tensor
 
+from fmbench.data import DATA
 from fmbench.errors import Skip
-from fmbench.flow import PATHS
+from fmbench.flow import COUPLINGS, PATHS
 from fmbench.metrics import METRICS, Evidence
 from fmbench.metrics.balance import (
     BalanceResidual,
@@ -21,6 +22,7 @@ from fmbench.metrics.balance import (
 )
 from fmbench.metrics.coupling import TrainCouplingCost
 from fmbench.metrics.geometry import OneStepError, PathLengthRatio, StraightnessNormalized
+from fmbench.stages.measure import coupled
 from fmbench.statistics import Estimate, mean, ratio
 
 FLOW = GaussianFlow((1.5,), (0.6,))  # L* = π s / 2, C_train = m² + 1 + s²
@@ -69,6 +71,27 @@ def test_the_pairs_are_shared() -> None:
     both = BalanceResidual().measure(seen)
     assert both.value == pytest.approx(cost.value - loss.value - energy.value, abs=1e-6)
     assert both.stderr < apart
+
+
+@pytest.mark.parametrize("metric", [BalanceResidual(), MinimalLoss()], ids=lambda m: m.name)
+def test_pairs_of_one_minibatch_are_not_taken_for_independent(metric: BalanceResidual) -> None:
+    """N(0, 1) to N(3, 1): transport makes u = 3 but for an offset that a whole minibatch shares."""
+    flow, coupling = GaussianFlow((3.0,), (1.0,)), COUPLINGS.build("minibatch-ot")
+    seen = []
+    for seed in range(24):
+        draw = coupled(flow.data, DATA.build({"name": "normal", "dims": [1]}), coupling, 64, seed)
+        known = {
+            "coupling": coupling,
+            "train_batch": 64,
+            "coupled": draw,
+            "velocity": lambda t, x: torch.full_like(x, 3),
+        }
+        seen.append(metric.measure(flow.evidence(512, seed, **known)))
+    spread = torch.tensor([e.value for e in seen]).std().item()
+    stated = sum(e.stderr for e in seen) / len(seen)
+    assert 0.5 < spread / stated < 1.7, "24 seeds of 8 minibatches know the spread to about 20 %"
+    with pytest.raises(Skip, match="no finite variance"):
+        MinimalLoss().measure(flow.evidence(10, path=PATHS.build("sb-cfm")))
 
 
 def test_identity_residual_sees_a_wrong_energy() -> None:

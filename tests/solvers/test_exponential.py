@@ -13,7 +13,7 @@ from torch import Tensor
 from fmbench.errors import UserError
 from fmbench.flow import PATHS
 from fmbench.flow.oracles import MixtureVelocity
-from fmbench.flow.paths import Path
+from fmbench.flow.paths import Path, Schedule
 from fmbench.flow.velocity import Velocity
 from fmbench.randomness import generator
 from fmbench.solvers import GRIDS, SOLVERS
@@ -141,3 +141,17 @@ def test_refuses_what_has_no_signal_to_noise_ratio(name: str) -> None:
         solver.integrate(Velocity(lambda t, x: x), Z, torch.linspace(0, 1, 3, dtype=torch.float64))
     for path in AFFINE:
         solver.check(PATHS.build(path))
+
+
+class SlowStart(Path):
+    name = "slow-start"
+    method = "slow"
+
+    def schedule(self, t: Tensor) -> Schedule:
+        return Schedule(t**2, 1 - t, 2 * t, -torch.ones_like(t))
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpmpp-2m", "edm-heun"])
+def test_a_path_whose_velocity_does_not_tell_its_data_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="its α̇ is 0 where α is"):
+        SOLVERS.build(name).check(SlowStart())

@@ -298,6 +298,8 @@ def test_pairs() -> None:
     assert torch.allclose(fewer[1], z1[:50], atol=1e-4)
     other = pairs_from(pairs_of(spec.model_copy(update={"seed": 2}), 50), field)
     assert not torch.equal(other[0], z0[:50])
+    later = pairs_from(pairs_of(spec.model_copy(update={"reflow": 1}), 50), field)
+    assert not torch.equal(later[0], z0[:50]), "every round draws anew"
     for seed in (0, 2):
         evaluated = noise(spec.source, 0, 200, seed)
         assert not (evaluated[:, None] == z0).all(2).any(), "an evaluation sees the noise that training used"
