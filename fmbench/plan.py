@@ -110,7 +110,11 @@ def _guidances(suite: Suite, flow: FlowSpec) -> list[float | None]:
     if flow.classes is None:
         return [None]
     guidances = suite.sample.guidance
-    if not getattr(flow.model, "label_dropout", 0.0) and (guided := [s for s in guidances if s != 1]):
+    if (
+        flow.model.trained
+        and not getattr(flow.model, "label_dropout", 0.0)
+        and (guided := [s for s in guidances if s != 1])
+    ):
         raise UserError(
             f"sample.guidance = {guided[0]:g}: model '{flow.model.label()}' was never trained without labels, so it has no "
             "unconditional velocity. Set flow.model.label_dropout, such as 0.1, or use guidance 1."
@@ -186,7 +190,7 @@ def _truth_cells(suite: Suite, flows: Sequence[FlowSpec]) -> list[Cell]:
         )
         for flow in flows
         for m in suite.metrics
-        if flow.model.exact and m.scope != "samples" and m.true_value(exact(flow)) is not None
+        if flow.model.exact and flow.classes is None and m.scope != "samples" and m.true_value(exact(flow)) is not None
     ]
 
 

@@ -13,6 +13,7 @@ METRICS: Registry[Metric] = Registry(
         "mmd": "fmbench.metrics.distances:MMD",
         "energy_distance": "fmbench.metrics.distances:EnergyDistance",
         "fd_pixels": "fmbench.metrics.frechet:FDPixels",
+        "label_accuracy": "fmbench.metrics.labels:LabelAccuracy",
         "nll": "fmbench.metrics.likelihood:NLL",
         "transport_cost": "fmbench.metrics.geometry:TransportCost",
         "transport_cost_l1": "fmbench.metrics.geometry:TransportCostL1",

@@ -19,6 +19,11 @@ from ..registry import Component
 NO_LABEL = -1
 
 
+def row_of(label: Tensor, rows: int) -> Tensor:
+    """Where a label's vector stands in a table of so many rows, whose last one is that of no label."""
+    return label.masked_fill(label == NO_LABEL, rows - 1)
+
+
 class Network(nn.Module):
     """F(t, x), or F(t, x, label) of a conditional model.
 
@@ -83,8 +88,14 @@ class ConditionalModel(Model):
         return self
 
     def check(self, path: Path, coupling: Coupling, source: Data, data: Data) -> None:
-        if self.conditional and data.classes is None:
-            raise UserError(
-                f"model '{self.name}' is conditional, and data set '{data.name}' has no labels: leave conditional out, or use "
-                "data with labels, such as 'gaussian-mixture' or 'digits'"
-            )
+        if self.conditional:
+            require_labels(self, data)
+
+
+def require_labels(model: Model, data: Data) -> None:
+    """Raises `UserError` where the data have no labels for a conditional model."""
+    if data.classes is None:
+        raise UserError(
+            f"model '{model.name}' is conditional, and data set '{data.name}' has no labels: leave conditional out, or use "
+            "data with labels, such as 'gaussian-mixture' or 'digits'"
+        )

@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..flow.couplings import Coupling
 from ..flow.paths import Path
 from ..randomness import seed_of
-from .base import NO_LABEL, ConditionalModel, Network
+from .base import NO_LABEL, ConditionalModel, Network, row_of
 
 GROUPS = 8  # of every group norm
 
@@ -84,5 +84,6 @@ class UNetNetwork(Network):
             return self.forward(t[0], x[0], None if label is None else label[0])[None]
         rows = None
         if self.rows is not None:
-            rows = (x.new_full((len(x),), NO_LABEL, dtype=torch.int64) if label is None else label) % self.rows
+            label = x.new_full((len(x),), NO_LABEL, dtype=torch.int64) if label is None else label
+            rows = row_of(label, self.rows)
         return self.unet(x, 1000 * t.to(x.dtype), class_labels=rows).sample
