@@ -111,7 +111,7 @@ def run(
     folder = ResultFolder(out or Path("results") / plan.suite.suite)
     with folder.locked():
         started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
-        work = missing(plan, store)
+        work = missing(plan, store, len(devices))
         watcher.planned(plan, work, devices)
         last = time.monotonic()
 
