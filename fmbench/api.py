@@ -102,7 +102,10 @@ def run(
         UserError: a mistake in the suite or the arguments, or a folder that cannot be written.
     """
     load_plugins(plugins)
-    plan = make_plan(_suite(suite, set), only)
+    wanted = _suite(suite, set)
+    for part in [part for task in wanted.problems() for part in (task.data, task.source)]:
+        part.prepare()  # before the plan, whose keys name the data's content
+    plan = make_plan(wanted, only)
     devices = devices_for(device, workers)
     store, watcher = Store(), watcher or Nobody()
     folder = ResultFolder(out or Path("results") / plan.suite.suite)
@@ -190,6 +193,7 @@ def manifest(plan: Plan, outcomes: dict[str, Outcome], store: Store, devices: Se
             flow.data.label(): {
                 **dict(zip(("mean", "std"), flow.data.moments(), strict=True)),
                 "dims": math.prod(flow.data.shape),
+                **flow.data.provenance(),
             }
             for flow in _one_each(flows, "data")
         },

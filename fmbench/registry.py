@@ -121,7 +121,9 @@ class Registry(Generic[T]):
         try:
             return cls.model_validate({key: item for key, item in value.items() if key != "name"})
         except ValidationError as error:
-            raise UserError(f"{self.kind} '{cls.name}': {describe(error, cls.model_fields)}") from None
+            raise UserError(
+                f"{self.kind} '{cls.name}': {describe(error, [field.alias or key for key, field in cls.model_fields.items()])}"
+            ) from None
 
     def _read_entry_points(self) -> None:
         if self._entry_points_read:
