@@ -64,10 +64,13 @@ def outline(
     *,
     set: Sequence[str] = (),
     only: Sequence[str] = (),
+    device: str | None = None,
+    workers: int | None = None,
     plugins: Sequence[str] = (),
 ) -> Outline:
-    """The plan of a suite compared with the cache; nothing is computed or written."""
+    """The plan of a suite compared with the cache; nothing is computed or written. Arguments as in `run`."""
     load_plugins(plugins)
+    devices_for(device, workers)
     plan = make_plan(_suite(suite, set), only)
     return Outline(plan, missing(plan, Store()))
 
@@ -187,11 +190,11 @@ def manifest(plan: Plan, outcomes: dict[str, Outcome], store: Store, devices: Se
         "hardware": hardware(devices),
         "seeds": sorted({flow.seed for flow in flows}),
         "data": {
-            flow.data.label(): {
-                **dict(zip(("mean", "std"), flow.data.moments(), strict=True)),
-                "dims": math.prod(flow.data.shape),
+            task.data.label(): {
+                **dict(zip(("mean", "std"), task.data.moments(), strict=True)),
+                "dims": math.prod(task.data.shape),
             }
-            for flow in _one_each(flows, "data")
+            for task in plan.suite.problems()
         },
         "paths": {flow.path.label(): _ends(flow) for flow in _one_each(flows, "path")},
         "flows": [_flow_facts(flow, store) for flow in flows],

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from . import terminal
+from .cli_evaluate import evaluate
 from .errors import UserError, unknown
 
 app = typer.Typer(
@@ -85,37 +86,17 @@ def run(
     from .api import outline
     from .api import run as run_suite
 
-    plugins = [str(file) for file in plugin or []]
+    what: dict[str, Any] = {
+        "set": overrides or [], "only": only or [], "device": device, "workers": workers,
+        "plugins": [str(file) for file in plugin or []],
+    }  # fmt: skip
     if dry_run:
-        terminal.print_outline(outline(suite, set=overrides or [], only=only or [], plugins=plugins))
+        terminal.print_outline(outline(suite, **what))
         return
-    console = terminal.new_console()
-    bars = terminal.Bars(console) if not quiet else None
-    try:
-        results = run_suite(
-            suite,
-            out=out,
-            set=overrides or [],
-            only=only or [],
-            device=device,
-            workers=workers,
-            plugins=plugins,
-            watcher=bars,
-        )
-    except KeyboardInterrupt:
-        terminal.new_console(stderr=True).print("Interrupted. Run the same command again to go on from here.")
-        raise typer.Exit(130) from None
-    finally:
-        if bars is not None:
-            bars.stop()
-    failed = results.table["status"].isin(["failed", "diverged", "timeout"])
-    if not quiet:
-        terminal.print_results(console, results)
-        assert results.directory is not None
-        terminal.print_claims(console, results.directory)
-    if failed.any():
-        terminal.print_failures(terminal.new_console(stderr=True), results)
-        raise typer.Exit(1)
+    terminal.carry_out(lambda watcher: run_suite(suite, out=out, watcher=watcher, **what), quiet)
+
+
+app.command()(evaluate)
 
 
 @app.command("list")

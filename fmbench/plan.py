@@ -19,10 +19,10 @@ from .identity import Spec
 from .schema import Budget, Suite, Task, label_of, name_of
 from .solvers import GRIDS, SOLVERS
 from .stages.flow import FlowSpec, PairsSpec, TrainSettings
-from .stages.measure import AloneSpec, FloorSpec, MeasureSpec, PairingSpec, TruthSpec, exact
+from .stages.measure import AloneSpec, FloorSpec, GivenSpec, MeasureSpec, PairingSpec, TruthSpec, exact
 from .stages.minibatches import steps_in_advance
 from .stages.sample import ReferenceSpec, SampleSpec
-from .table import FLOOR, REFERENCE, TRUTH
+from .table import FLOOR, GIVEN, REFERENCE, TRUTH
 
 FLOW_COLUMNS = (
     "data", "source", "path", "coupling", "prediction", "times", "model", "reflow", "distilled", "seed", "method",
@@ -98,9 +98,10 @@ def make_plan(suite: Suite, only: Sequence[str] = ()) -> Plan:
 
 
 def _task_cells(suite: Suite, task: Task) -> list[Cell]:
-    flows = _flows(suite, task)
+    flows = [flow for flow in _flows(suite, task) if not flow.model.given]
     cells = [cell for flow in flows for cell in (*_flow_cells(suite, flow), *_sample_cells(suite, flow))]
-    return [*_once([*_pairing_cells(suite, flows), *cells, *_truth_cells(suite, flows)]), *_floor_cells(suite, task)]
+    cells = [*_pairing_cells(suite, flows), *cells, *_given_cells(suite, task), *_truth_cells(suite, flows)]
+    return [*_once(cells), *_floor_cells(suite, task)]
 
 
 def _reference(suite: Suite, flow: FlowSpec) -> ReferenceSpec:
@@ -158,6 +159,23 @@ def _pairing_cells(suite: Suite, flows: Sequence[FlowSpec]) -> list[Cell]:
             if m.scope == "coupling":
                 spec = PairingSpec(**made, pairs=flow.pairs, metric=m, sample_seed=suite.sample.seed)
                 cells.append(Cell({**columns, "metric": m.label()}, spec))
+    return cells
+
+
+def _given_cells(suite: Suite, task: Task) -> list[Cell]:
+    """Values of samples that were made elsewhere: how, by which path, solver or seed, the table does not know."""
+    shared = {"data": task.data, "n": suite.sample.n, "sample_seed": suite.sample.seed}
+    columns = {"data": label_of(task.data), "solver": GIVEN, "sample_seed": suite.sample.seed}
+    cells = []
+    for model in suite.flow.model:
+        if model.given and (held := len(model.samples(task.data))) < suite.sample.n:
+            raise UserError(
+                f"model '{model.label()}' holds {held:,} samples, sample.n = {suite.sample.n:,} are asked for"
+            )
+        named = {**columns, "source": label_of(task.source), "model": model.label(), "method": model.method()}
+        for m in suite.metrics:
+            if model.given and m.scope == "samples":
+                cells.append(Cell({**named, "metric": m.label()}, GivenSpec(**shared, model=model, metric=m)))
     return cells
 
 
@@ -307,6 +325,8 @@ def method_of(flow: FlowSpec) -> str:
 
     What is predicted follows it, unless it is the velocity: "VP, epsilon"; of a student, its steps: "2-RF, 1 step".
     """
+    if (brought := flow.model.method()) is not None:
+        return brought
     if flow.distilled:
         steps = f"{flow.distilled} step{'s' if flow.distilled > 1 else ''}"
         return f"{method_of(flow.model_copy(update={'distilled': 0}))}, {steps}"
@@ -342,7 +362,7 @@ def _filtered(cells: list[Cell], rule: str) -> list[Cell]:
         # Floors have no flow, values of the flow no solver to be filtered by: they stay with what they explain.
         inapplicable = (
             value is None
-            or (column in ("solver", "nfe") and cell.columns.get("solver") in (None, "reference"))
+            or (column in ("solver", "nfe") and cell.columns.get("solver") in (None, REFERENCE, GIVEN))
             or (column in ("method", "model") and isinstance(cell.spec, FloorSpec))
             or (column == "model" and isinstance(cell.spec, TruthSpec))
         )

@@ -239,7 +239,7 @@ class SampleSettings(_Strict):
     n: PositiveInt = 10_000
     batch: PositiveInt = 4096
     seed: Seed = 0
-    solvers: list[Budget]
+    solvers: list[Budget] = []  # may be left out where only given samples are measured
     reference: ReferenceSettings = ReferenceSettings()
 
     @field_validator("solvers", mode="before")
@@ -321,6 +321,8 @@ class Suite(_Strict):
                 raise ValueError(
                     f"claim '{claim.label()}' needs {', '.join(lacking)}: add to metrics, or leave the claim out"
                 )
+        if not self.sample.solvers and not all(model.given for model in self.flow.model):
+            raise ValueError("sample.solvers is missing: a list such as [{name: euler, nfe: [1, 2, 4]}]")
         self.problems()
         return self
 

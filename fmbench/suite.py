@@ -103,11 +103,16 @@ def override_value(raw: dict[str, Any], override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set '{override}': write key=value, such as flow.seed=[0,1]")
-    try:
-        value = yaml.load(text, Loader=_StrictLoader)
-    except BROKEN_YAML as error:
-        raise UserError(f"--set '{override}': the value is no valid YAML: {' '.join(str(error).split())}") from None
+    value = value_of(text, f"--set '{override}'")
     return typing.cast(dict[str, Any], _put(raw, key.strip().split("."), value, key.strip()))
+
+
+def value_of(text: str, option: str) -> Any:
+    """What a user wrote behind an option, as YAML: a number, a name, a list, a mapping."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except BROKEN_YAML as error:
+        raise UserError(f"{option}: the value is no valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _put(node: Any, keys: list[str], value: Any, whole: str) -> Any:

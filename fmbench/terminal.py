@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +17,29 @@ if TYPE_CHECKING:
     from .results import Results
 
 WIDTH = 100
+
+
+def carry_out(work: Callable[[Bars | None], Results], quiet: bool) -> None:
+    """Does a run with bars, prints what it found, and ends with exit code 1 where cells failed."""
+    import typer
+
+    console = new_console()
+    bars = Bars(console) if not quiet else None
+    try:
+        results = work(bars)
+    except KeyboardInterrupt:
+        new_console(stderr=True).print("Interrupted. Run the same command again to go on from here.")
+        raise typer.Exit(130) from None
+    finally:
+        if bars is not None:
+            bars.stop()
+    if not quiet:
+        print_results(console, results)
+        assert results.directory is not None
+        print_claims(console, results.directory)
+    if results.table["status"].isin(["failed", "diverged", "timeout"]).any():
+        print_failures(new_console(stderr=True), results)
+        raise typer.Exit(1)
 
 
 class Bars:
@@ -82,8 +105,17 @@ def print_results(console: Console, results: Results) -> None:
         ", ".join(f"{count} {status}" for status, count in counts.items()) + f" of {len(results.table)} values"
     )
     assert results.directory is not None
+    print_skipped(console, results)
     console.print(f"table   {results.directory / 'results.csv'}", soft_wrap=True, markup=False)
     console.print(f"report  {results.directory / 'report.html'}", soft_wrap=True, markup=False)
+
+
+def print_skipped(console: Console, results: Results) -> None:
+    """How many values were not measured, and why, the commonest reason first."""
+    skipped = results.table[results.table["status"] == "skipped"]
+    for reason, group in sorted(skipped.groupby("reason", dropna=False), key=lambda pair: -len(pair[1])):
+        metrics = ", ".join(dict.fromkeys(group["metric"].dropna()))
+        console.print(f"  skipped {len(group)} × {metrics}: {reason}", highlight=False, markup=False)
 
 
 def print_claims(console: Console, directory: Path) -> None:
@@ -150,6 +182,7 @@ def print_outline(outline: Any) -> None:
         "floor": "floors",
         "pairing": "values of couplings",
         "truth": "exact values",
+        "given": "values of given samples",
     }
     for stage, there in stages.items():
         table.add_row(names[stage], str(len(there)), str(sum(there)), str(len(there) - sum(there)))
