@@ -66,11 +66,12 @@ def outline(
     only: Sequence[str] = (),
     device: str | None = None,
     workers: int | None = None,
+    ray: str | None = None,
     plugins: Sequence[str] = (),
 ) -> Outline:
     """The plan of a suite compared with the cache; nothing is computed or written. Arguments as in `run`."""
     load_plugins(plugins)
-    devices_for(device, workers)
+    devices_for(device, workers, ray)
     plan = make_plan(_suite(suite, set), only)
     return Outline(plan, missing(plan, Store()))
 
@@ -83,6 +84,7 @@ def run(
     only: Sequence[str] = (),
     device: str | None = None,
     workers: int | None = None,
+    ray: str | None = None,
     plugins: Sequence[str] = (),
     watcher: Watcher | None = None,
 ) -> Results:
@@ -95,6 +97,8 @@ def run(
         only: filters such as `"path=rectified"`.
         device: `"cpu"`, `"cuda"` or `"cuda:1"`; a GPU where there is one when None.
         workers: worker processes; one for each core or GPU when None.
+        ray: address of a Ray cluster, "auto" for the one at hand, whose devices take the place of this machine's; all its
+            nodes see one FMBENCH_CACHE.
         plugins: Python files that register a user's own components.
         watcher: hears of progress.
 
@@ -106,7 +110,7 @@ def run(
     """
     load_plugins(plugins)
     plan = make_plan(_suite(suite, set), only)
-    devices = devices_for(device, workers)
+    devices = devices_for(device, workers, ray)
     store, watcher = Store(), watcher or Nobody()
     folder = ResultFolder(out or Path("results") / plan.suite.suite)
     with folder.locked():
@@ -122,7 +126,13 @@ def run(
                 last = time.monotonic()
 
         outcomes = execute(
-            work, store, devices=devices, plugins=plugins, on_progress=watcher.advanced, on_outcomes=snapshot
+            work,
+            store,
+            devices=devices,
+            plugins=plugins,
+            ray=ray is not None,
+            on_progress=watcher.advanced,
+            on_outcomes=snapshot,
         )
         table = frame(rows(plan, outcomes))
         facts = manifest(plan, outcomes, store, devices)

@@ -66,6 +66,10 @@ def run(
     only: Annotated[list[str] | None, typer.Option(help="Keep only the cells with column=value. Repeatable.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: cuda where there is one.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes. Default: one for each core or GPU.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Work on a Ray cluster: its address, or auto. FMBENCH_CACHE must be a disk that it shares."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done and what is already there.")
     ] = False,
@@ -87,7 +91,7 @@ def run(
     from .api import run as run_suite
 
     what: dict[str, Any] = {
-        "set": overrides or [], "only": only or [], "device": device, "workers": workers,
+        "set": overrides or [], "only": only or [], "device": device, "workers": workers, "ray": ray,
         "plugins": [str(file) for file in plugin or []],
     }  # fmt: skip
     if dry_run:
@@ -146,8 +150,13 @@ def show(suite: Annotated[str, typer.Argument(help="A shipped suite or the path 
 def report(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders that `fmbench run` made.")],
     format: Annotated[
-        str, typer.Option("--format", "-f", help="html, md, latex, csv; png, svg or pdf for the main chart.")
-    ] = "html",
+        str | None,
+        typer.Option(
+            "--format",
+            "-f",
+            help="html, md, latex, csv; png, svg or pdf for the main chart. Default: as --out is called, else html.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File to write. Default: DIR/report.html, or standard output for text.")
     ] = None,
@@ -161,9 +170,7 @@ def report(
       fmbench report run-a run-b --out both.html
       fmbench report results/moons-nfe-sweep --format svg --out figure.svg
     """
-    formats = ("html", "md", "latex", "csv", "png", "svg", "pdf")
-    if format not in formats:
-        raise unknown("format", format, formats)
+    format = terminal.format_of(format, out)
     from .results import Results
     from .store import write_atomically
 

@@ -60,6 +60,10 @@ def evaluate(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: cuda where there is one.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes. Default: one for each core or GPU.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Work on a Ray cluster: its address, or auto. FMBENCH_CACHE must be a disk that it shares."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and what is there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     plugin: Annotated[
@@ -84,7 +88,7 @@ def evaluate(
         "images": images, "output": output, "arguments": arguments, "path": _yaml("--path", path),
         "solvers": [_yaml("--solver", item) for item in solver or []], "nfe": _calls(nfe),
         "metrics": [_yaml("--metric", item) for item in metric or []], "n": n, "seed": seed,
-        "set": overrides or [], "plugins": [str(file) for file in plugin or []], "device": device, "workers": workers,
+        "set": overrides or [], "plugins": [str(file) for file in plugin or []], "device": device, "workers": workers, "ray": ray,
     }  # fmt: skip
     from . import evaluation
 

@@ -32,6 +32,7 @@ def evaluate(
     out: str | Path | None = None,
     device: str | None = None,
     workers: int | None = None,
+    ray: str | None = None,
     watcher: Watcher | None = None,
     **what: Any,
 ) -> Results:
@@ -39,22 +40,27 @@ def evaluate(
 
     Args:
         model: `file.py:function`, `module:function` or the folder of a diffusers UNet2DModel.
-        out, device, workers, watcher: as in `run`.
+        out, device, workers, ray, watcher: as in `run`.
         what: as in `composed`.
 
     Raises:
         UserError: the model cannot be loaded or called as declared, or does not fit the data.
     """
     suite, options = _prepared(model, **what)
-    return run(suite, out=out, device=device, workers=workers, watcher=watcher, **options)
+    return run(suite, out=out, device=device, workers=workers, ray=ray, watcher=watcher, **options)
 
 
 def evaluation(
-    model: str | None = None, *, device: str | None = None, workers: int | None = None, **what: Any
+    model: str | None = None,
+    *,
+    device: str | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
+    **what: Any,
 ) -> Outline:
     """What `evaluate` would do."""
     suite, options = _prepared(model, **what)
-    return outline(suite, device=device, workers=workers, **options)
+    return outline(suite, device=device, workers=workers, ray=ray, **options)
 
 
 def _prepared(

@@ -14,6 +14,7 @@ import torch
 from .errors import UserError, unknown
 from .flow import predictions
 from .flow.losses import Loss
+from .flow.paths import derivative_gap
 from .flow.times import TIMES
 from .identity import Spec
 from .schema import Budget, Suite, Task, label_of, name_of
@@ -24,6 +25,7 @@ from .stages.minibatches import steps_in_advance
 from .stages.sample import ReferenceSpec, SampleSpec
 from .table import FLOOR, GIVEN, REFERENCE, TRUTH
 
+WRONG_SLOPE = 1e-3  # a gap that neither float32 nor the curvature of a sane path explains
 FLOW_COLUMNS = (
     "data", "source", "path", "coupling", "prediction", "times", "model", "reflow", "distilled", "seed", "method",
 )  # fmt: skip
@@ -167,15 +169,17 @@ def _given_cells(suite: Suite, task: Task) -> list[Cell]:
     shared = {"data": task.data, "n": suite.sample.n, "sample_seed": suite.sample.seed}
     columns = {"data": label_of(task.data), "solver": GIVEN, "sample_seed": suite.sample.seed}
     cells = []
-    for model in suite.flow.model:
-        if model.given and (held := len(model.samples(task.data))) < suite.sample.n:
+    for model in (model for model in suite.flow.model if model.given):
+        if (held := len(model.samples(task.data))) < suite.sample.n:
             raise UserError(
                 f"model '{model.label()}' holds {held:,} samples, sample.n = {suite.sample.n:,} are asked for"
             )
         named = {**columns, "source": label_of(task.source), "model": model.label(), "method": model.method()}
-        for m in suite.metrics:
-            if model.given and m.scope == "samples":
-                cells.append(Cell({**named, "metric": m.label()}, GivenSpec(**shared, model=model, metric=m)))
+        cells += [
+            Cell({**named, "metric": m.label()}, GivenSpec(**shared, model=model, metric=m))
+            for m in suite.metrics
+            if m.scope == "samples"
+        ]
     return cells
 
 
@@ -255,6 +259,11 @@ def _check(flow: FlowSpec) -> None:
         raise UserError(
             f"path '{flow.path.name}' has no schedule: implement schedule(t), or alpha(t) and sigma(t) of a UserPath"
         ) from None
+    if (gap := derivative_gap(flow.path, 1e-3)) > WRONG_SLOPE:
+        raise UserError(
+            f"path '{flow.path.label()}': its derivatives are not those of its α and σ: they differ from differences by "
+            f"{gap:.2g}, relative to the largest. Mend d_alpha and d_sigma, or leave them out of a UserPath."
+        )
     flow.path.check(flow.coupling)
     flow.times.check(flow.path)
     predictions.check(flow.prediction, flow.path, flow.coupling, flow.source.name, flow.reflow or flow.distilled)

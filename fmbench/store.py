@@ -7,6 +7,7 @@ record (identity, checksum, facts) and, where it holds tensors, a safetensors fi
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -33,6 +34,13 @@ LAYOUT = "v1"  # of the cache folder
 DAY = 86_400.0  # seconds
 
 
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free the disk or choose"),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), "A file stands where a folder should: choose"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "It is not yours to write: choose"),
+}
+
+
 class WriteError(UserError):
     """The disk refused: it is full, read-only or not ours. The run stops; what was written before is whole."""
 
@@ -42,8 +50,9 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "Choose")
         raise WriteError(
-            f"cannot write {path}: {error.strerror or error}. Free the disk or choose another folder (--out, FMBENCH_CACHE)."
+            f"cannot write {path}: {error.strerror or error}. {remedy} another folder (--out, FMBENCH_CACHE)."
         ) from None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .errors import UserError, unknown
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -89,6 +91,32 @@ class Bars:
     def stop(self) -> None:
         if self.progress is not None:
             self.progress.stop()
+
+
+SUFFIXES = {"html": ("html", "htm"), "md": ("md", "markdown"), "latex": ("tex",), "csv": ("csv",), "png": ("png",),
+            "svg": ("svg",), "pdf": ("pdf",)}  # fmt: skip
+"""A report's formats, and what their files are called."""
+
+
+def format_of(format: str | None, out: Path | None) -> str:
+    """The report's format: the one asked for, else the one that the file's name tells, else a page.
+
+    Raises:
+        UserError: there is no such format, or the file is called otherwise.
+    """
+    if format is not None and format not in SUFFIXES:
+        raise unknown("format", format, SUFFIXES)
+    suffix = "" if out is None else out.suffix.removeprefix(".").lower()
+    if not suffix:
+        return format or "html"
+    told = next((name for name, suffixes in SUFFIXES.items() if suffix in suffixes), None)
+    if told is None:
+        if format is None:
+            raise unknown("suffix of --out", suffix, [s for names in SUFFIXES.values() for s in names])
+        return format
+    if format not in (None, told):
+        raise UserError(f"--format {format} and --out {out} disagree: that file would be taken for {told}")
+    return told
 
 
 def print_results(console: Console, results: Results) -> None:

@@ -6,7 +6,7 @@ import os
 from typing import Any, Literal
 
 import torch
-from pydantic import ConfigDict, PositiveFloat, ValidationInfo, field_validator
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from ..data.base import Data
@@ -17,14 +17,12 @@ from ..flow.couplings import Coupling
 from ..flow.paths import Path, column
 from ..flow.predictions import Parametrisation, Prediction, convert
 from ..flow.velocity import Field
-from .base import Model
+from ..registry import Component
 from .brought import Arguments, bring, called, in_order, short_name, split
-
-RANGES: dict[str, tuple[float, float]] = {"-1..1": (1.0, 0.0), "0..1": (0.5, 0.5), "0..255": (127.5, 127.5)}
-"""Numbers a and b: what the field from outside sees of our x is a x + b."""
+from .elsewhere import RANGES, Elsewhere
 
 
-class External(Model):
+class External(Elsewhere):
     """A velocity field, network or checkpoint of your own, not trained here.
 
     Args:
@@ -38,11 +36,10 @@ class External(Model):
         output: what it says: the velocity dx/dt along its own clock, the noise ε, the data x1, or the score ∇ log p; what is
             not the velocity is read by the flow's path, whose α and σ are those of its data and noise.
         arguments: the order in which it is called; `auto` goes by their names.
-        digest: sha256 of the code, the weights and the configuration: found, not given. A value that is given must agree.
+        digest: of the code in the named file or module, the weights and the configuration; not of what the code imports.
     """
 
     name = "external"
-    trained = False
     factory: str = ""
     weights: str | None = None
     time: Literal["data-at-1", "data-at-0"] = "data-at-1"
@@ -50,30 +47,16 @@ class External(Model):
     images: Literal["-1..1", "0..1", "0..255"] = "-1..1"
     output: Prediction = "velocity"
     arguments: Arguments = "auto"
-    digest: str | None = None
 
-    model_config = ConfigDict(validate_default=True)
-
-    @field_validator("digest")
-    @classmethod
-    def _found(cls, given: str | None, info: ValidationInfo) -> str | None:
-        factory = info.data.get("factory")
-        if not factory:
-            return given
-        try:
-            found = bring(factory, info.data.get("weights")).sha256
-        except UserError as error:
-            raise ValueError(str(error)) from None
-        if given not in (None, found):
-            raise ValueError(f"{factory} and its weights have sha256 {found}: they are not what was measured before")
-        return found
+    def found(self) -> str | None:
+        return bring(self.factory, self.weights).sha256 if self.factory else None
 
     def method(self) -> str:
         return short_name(self.factory)
 
     def label(self) -> str:
         names = {name: value and os.path.basename(value.rstrip("/")) for name, value in self._places().items()}
-        return Model.label(self.model_copy(update={**names, "digest": None}))
+        return Component.label(self.model_copy(update={**names, "digest": None}))
 
     def identity(self) -> dict[str, Any]:
         """Where the code and the weights lie shapes nothing: what they are does."""

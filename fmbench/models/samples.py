@@ -10,58 +10,42 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, ValidationInfo, field_validator
 from torch import Tensor
 
 from ..data.base import Data
 from ..errors import UserError
 from ..flow.couplings import Coupling
 from ..flow.paths import Path
-from .base import Model
-from .external import RANGES
+from ..registry import Component
+from .elsewhere import RANGES, Elsewhere
 
 FAR = 3.0  # half-widths of the range: samples that were not clamped stay well inside
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
-class Samples(Model):
+class Samples(Elsewhere):
     """Samples alone: a folder of pictures, or an array of them. Nothing is trained, solved or called.
 
     Args:
         folder: of pictures (in the order of their names, folders inside included), or a .npy or .npz file of
             `(n, *shape)`, of images also `(n, H, W, C)`.
         images: the range of an array of floats; pictures and arrays of uint8 are 0..255.
-        digest: sha256 of the files: found, not given. A value that is given must agree.
+        digest: of the files' contents, in order.
     """
 
     name = "samples"
-    trained = False
     given = True
     folder: str = ""
     images: Literal["-1..1", "0..1", "0..255"] = "-1..1"
-    digest: str | None = None
 
-    model_config = ConfigDict(validate_default=True)
-
-    @field_validator("digest")
-    @classmethod
-    def _found(cls, given: str | None, info: ValidationInfo) -> str | None:
-        folder = info.data.get("folder")
-        if not folder:
-            return given
-        try:
-            found = _digest(folder)
-        except UserError as error:
-            raise ValueError(str(error)) from None
-        if given not in (None, found):
-            raise ValueError(f"{folder} has sha256 {found}: it does not hold what was measured before")
-        return found
+    def found(self) -> str | None:
+        return _digest(self.folder) if self.folder else None
 
     def method(self) -> str:
         return FilePath(self.folder).resolve().name
 
     def label(self) -> str:
-        return Model.label(self.model_copy(update={"folder": self.folder and self.method(), "digest": None}))
+        return Component.label(self.model_copy(update={"folder": self.folder and self.method(), "digest": None}))
 
     def identity(self) -> dict[str, Any]:
         """Where the samples lie shapes nothing."""
@@ -75,7 +59,7 @@ class Samples(Model):
             raise UserError("model 'samples' needs its folder: of pictures, or a .npy or .npz file")
         if _digest(self.folder) != self.digest:
             raise UserError(f"{self.folder} has changed since the run began")
-        return _read(self.folder, self.images, data.shape, self.digest)
+        return _read(self.folder, self.images, data.shape, str(self.digest))
 
 
 @lru_cache(maxsize=2)

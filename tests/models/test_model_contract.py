@@ -17,7 +17,7 @@ from fmbench.randomness import generator
 
 EVERY = [MODELS.build(name) for name in MODELS.names()]
 TRAINED = [model for model in EVERY if model.trained]
-EXACT = [model for model in EVERY if not model.trained]
+EXACT = [model for model in EVERY if model.exact]
 CANDIDATES = ["gaussian-mixture", "digits"]
 NORMAL, RECTIFIED, INDEPENDENT = DATA.build("normal"), PATHS.build("rectified"), COUPLINGS.build("independent")
 
