@@ -145,5 +145,6 @@ def describe(error: ValidationError, valid_keys: Any, *, rename: Callable[[str],
         elif item["type"] == "missing":
             lines.append(f"key '{place}' is missing")
         else:
-            lines.append(f"{place} = {item['input']!r}: {item['msg'].removeprefix('Value error, ')}")
+            said = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{place} = {item['input']!r}: {said}" if place else said)
     return "; ".join(lines)

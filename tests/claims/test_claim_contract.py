@@ -17,7 +17,7 @@ GUARDED = [pytest.param(c, g.name, id=f"{c.name}-{g.name}") for c in EVERY for g
 
 
 def verdict(claim: Claim, rows: Rows) -> Verdict:
-    (found,) = verdicts(Cells(rows, {"d": {"dims": 1}}), [claim])
+    (found,) = verdicts(Cells(rows, {"d": {"dims": 1, "std": 1.0}}), [claim])
     return found
 
 
