@@ -89,9 +89,11 @@ def make_plan(suite: Suite, only: Sequence[str] = ()) -> Plan:
     """The plan of a suite, less what `only` (such as `path=rectified`) leaves out.
 
     Raises:
-        UserError: a filter names no column, or a value that the suite does not have.
+        UserError: a filter, or a claim's side, names a value that the suite does not have; a filter names no column.
     """
     cells = [cell for task in suite.problems() for cell in _task_cells(suite, task)]
+    for claim in suite.claims:
+        claim.check([cell.columns for cell in cells])
     for rule in only:
         cells = _filtered(cells, rule)
     if not cells:
