@@ -109,13 +109,16 @@ def run(
         UserError: a mistake in the suite or the arguments, or a folder that cannot be written.
     """
     load_plugins(plugins)
-    plan = make_plan(_suite(suite, set), only)
+    wanted = _suite(suite, set)
+    for part in [part for task in wanted.problems() for part in (task.data, task.source)]:
+        part.prepare()  # before the plan, whose keys name the data's content
+    plan = make_plan(wanted, only)
     devices = devices_for(device, workers, ray)
     store, watcher = Store(), watcher or Nobody()
     folder = ResultFolder(out or Path("results") / plan.suite.suite)
     with folder.locked():
         started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
-        work = missing(plan, store)
+        work = missing(plan, store, len(devices))
         watcher.planned(plan, work, devices)
         last = time.monotonic()
 
@@ -203,6 +206,7 @@ def manifest(plan: Plan, outcomes: dict[str, Outcome], store: Store, devices: Se
             task.data.label(): {
                 **dict(zip(("mean", "std"), task.data.moments(), strict=True)),
                 "dims": math.prod(task.data.shape),
+                **task.data.provenance(),
             }
             for task in plan.suite.problems()
         },

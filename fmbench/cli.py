@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +30,20 @@ KINDS = (
 
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="A Python file that registers components of your own.")
+]
+
+
+def _mirror(folder: Path | None) -> Path | None:
+    if folder is not None:
+        os.environ["FMBENCH_DATA"] = str(folder)  # for worker processes, too
+    return folder
+
+
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root", callback=_mirror, help="Folder of image data sets, looked into before the hub (or FMBENCH_DATA)."
+    ),
 ]
 
 
@@ -74,6 +89,7 @@ def run(
         bool, typer.Option("--dry-run", help="Print what would be done and what is already there.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    data_root: DataRoot = None,
     plugin: Plugins = None,
 ) -> None:
     """Run a suite: train its flows, sample them, measure them, leave a table and a report.

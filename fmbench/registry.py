@@ -127,7 +127,9 @@ class Registry(Generic[T]):
         try:
             return cls.model_validate({key: item for key, item in value.items() if key != "name"})
         except ValidationError as error:
-            found = worded(error, lambda place: () if place else cls.model_fields)
+            found = worded(
+                error, lambda place: () if place else [field.alias or key for key, field in cls.model_fields.items()]
+            )
             raise UserError(f"{self.kind} '{cls.name}': {found}") from None
 
     def _read_entry_points(self) -> None:

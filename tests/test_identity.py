@@ -147,6 +147,7 @@ OTHER: dict[str, Any] = {
     "tolerance": 0.5, "max_steps": 64, "metric": METRICS.build("sliced_w2"), "grid": None, "prediction": None,
     "cell": SAMPLE.model_copy(update={"sample_seed": 9}), "reference": REFERENCE.model_copy(update={"n": 101}),
     "distilled": 3, "init": "previous", "inverted": 0.5, "teacher": REFERENCE.model_copy(update={"n": 55}),
+    "guidance": 2.0,
 }  # fmt: skip
 
 

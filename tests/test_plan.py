@@ -46,14 +46,19 @@ def test_what_cells_share_is_planned_once(tiny: Tiny) -> None:
 
 
 def test_seeds_of_a_small_model_train_in_one_job(tiny: Tiny) -> None:
-    def stacks(**changes: Any) -> list[list[int]]:
-        work = missing(planned(tiny(flow__seed=[0, 1, 2], **changes)), Store())
+    def stacks(workers: int = 1, **changes: Any) -> list[list[int]]:
+        work = missing(planned(tiny(flow__seed=[0, 1, 2], **changes)), Store(), workers)
         return [[flow.seed for flow in job.flows] for job in work.jobs if isinstance(job, TrainJob)]
 
     assert stacks() == [[0, 1, 2]]
     assert stacks(flow__model={"name": "mlp", "width": 256}) == [[0], [1], [2]]
     assert stacks(flow__reflow=1) == [[0, 1, 2], [0, 1, 2]]
     assert sorted(map(len, stacks(flow__path=["rectified", "fm-ot"]))) == [3, 3]
+    # No worker is left idle, and rounds, which wait for each other, do not count as work for it.
+    assert stacks(workers=2) == [[0, 1], [2]]
+    assert stacks(workers=2, flow__reflow=1) == [[0, 1], [0, 1], [2], [2]]
+    assert sorted(map(len, stacks(workers=2, flow__path=["rectified", "fm-ot"]))) == [3, 3]
+    assert stacks(workers=8) == [[0], [1], [2]]
 
 
 def test_a_student_learns_its_own_round_s_pairs_and_is_solved_in_its_own_steps(tiny: Tiny) -> None:

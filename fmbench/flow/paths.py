@@ -52,6 +52,9 @@ class Path(Component):
     `time_at` inverts `half_log_snr` by bisection, which asks that α/σ increases; implement it where a closed form exists.
     """
 
+    sound: ClassVar[bool] = (
+        True  # the targets are the path's own derivatives: False is a warning, kept to be seen to fail
+    )
     affine: ClassVar[bool] = True  # x_t is a function of (x0, x1, t): no noise of its own
     start_time: ClassVar[float] = 0.0  # training draws no earlier time; above 0 where a target diverges at 0
     end_time: ClassVar[float] = 1.0  # training and integration end here; below 1 where σ̇ or γ̇ diverges at 1
