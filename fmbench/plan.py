@@ -279,7 +279,7 @@ def _check(flow: FlowSpec) -> None:
         raise UserError(
             f"path '{flow.path.name}' has no schedule: implement schedule(t), or alpha(t) and sigma(t) of a UserPath"
         ) from None
-    if (gap := derivative_gap(flow.path, 1e-3)) > WRONG_SLOPE:
+    if flow.path.sound and (gap := derivative_gap(flow.path, 1e-3)) > WRONG_SLOPE:
         raise UserError(
             f"path '{flow.path.label()}': its derivatives are not those of its α and σ: they differ from differences by "
             f"{gap:.2g}, relative to the largest. Mend d_alpha and d_sigma, or leave them out of a UserPath."
