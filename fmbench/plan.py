@@ -115,17 +115,13 @@ def _guidances(suite: Suite, flow: FlowSpec) -> list[float | None]:
     """The weights that a flow is sampled with; None of an unconditional one, which knows no labels to be guided by."""
     if flow.classes is None:
         return [None]
-    guidances = suite.sample.guidance
-    if (
-        flow.model.trained
-        and not getattr(flow.model, "label_dropout", 0.0)
-        and (guided := [s for s in guidances if s != 1])
-    ):
+    guided = [s for s in suite.sample.guidance if s != 1]
+    if guided and (lack := flow.model.lacks_unconditional()) is not None:
         raise UserError(
-            f"sample.guidance = {guided[0]:g}: model '{flow.model.label()}' was never trained without labels, so it has no "
-            "unconditional velocity. Set flow.model.label_dropout, such as 0.1, or use guidance 1."
+            f"sample.guidance = {guided[0]:g}: model '{flow.model.label()}' has no unconditional velocity to be guided from: "
+            f"it {lack}. Or use guidance 1."
         )
-    return list(guidances)
+    return list(suite.sample.guidance)
 
 
 def _reference(suite: Suite, flow: FlowSpec, guidance: float | None = None) -> ReferenceSpec:

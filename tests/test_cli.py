@@ -17,7 +17,7 @@ from fmbench.suite import shipped
 Fmbench = Callable[..., Any]
 TinyFile = Callable[..., Path]
 
-COMMANDS = ("run", "list", "show", "report", "compare", "claims", "doctor")
+COMMANDS = ("run", "evaluate", "list", "show", "report", "compare", "claims", "doctor")
 
 
 @pytest.fixture
@@ -368,8 +368,18 @@ MISTAKES: list[tuple[list[Any], list[str]]] = [
 
 @pytest.mark.parametrize(("words", "said"), MISTAKES, ids=lambda value: " ".join(map(str, value))[:40])
 def test_mistakes_are_one_message_and_exit_2(
-    fmbench: Fmbench, tiny_file: TinyFile, tmp_path: Path, cache: Path, words: list[Any], said: list[str]
+    fmbench: Fmbench,
+    tiny_file: TinyFile,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[Any],
+    said: list[str],
 ) -> None:
+    from fmbench.flow import PATHS
+
+    for known in ("_where", "_loaded"):  # what these plug-ins register is of this test alone
+        monkeypatch.setattr(PATHS, known, dict(getattr(PATHS, known)))
     tiny_file()
     (tmp_path / "empty.yaml").touch()
     (tmp_path / "binary.yaml").write_bytes(bytes(range(256)))

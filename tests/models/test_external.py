@@ -181,6 +181,61 @@ def test_argument_orders_precision_and_scalar_times(code: Path) -> None:
     assert torch.equal(swapped(t, x), x)
 
 
+CLASSES = {"name": "gaussian-mixture", "means": [[-2.0, 0.0], [2.0, 1.0]], "stds": [[0.5, 0.5], [0.3, 0.4]]}
+CONDITIONAL = """
+import torch
+
+def field(t, x, y):  # 2: of no class
+    m = torch.tensor([[-2.0, 0.0], [2.0, 1.0], [0.0, 5.0]])[y]
+    return m - x
+
+class Net(torch.nn.Module):
+    def forward(self, x, t, **extras):
+        return field(t, x, extras["label"])
+
+def plain(t, x): return x
+"""
+
+
+def test_labels_reach_a_conditional_field_and_guidance_counts_in_its_own_convention(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: Callable[..., Any]
+) -> None:
+    """Torchcfm's y and flow_matching's extras; w = 0, 1 is s = 1, 2, which cost one and two calls."""
+    from fmbench.evaluation import composed
+
+    monkeypatch.chdir(tmp_path)
+    Path("cond.py").write_text(CONDITIONAL)
+    admit("cond.py")
+    t, x = points(4)
+    label = torch.tensor([0, 1, -1, 1])
+    for name in ("field", "Net"):
+        model = external(f"cond.py:{name}", conditional=True, no_label=2)
+        field = field_of(model, data=CLASSES)
+        means = torch.tensor([[-2.0, 0.0], [2.0, 1.0], [0.0, 5.0], [2.0, 1.0]])
+        assert torch.equal(field(t, x, label), means - x)
+        assert torch.equal(field(t, x), torch.tensor([0.0, 5.0]) - x)
+    suite = composed(
+        "cond.py:field", data=CLASSES, conditional=True, no_label=2, guidance=[0, 1], guidance_as="w", metrics=["nfe"],
+        solvers=[{"name": "euler", "steps": 1}], n=8,
+    )  # fmt: skip
+    assert suite["sample"]["guidance"] == [1, 2]
+    suite["sample"]["reference"] = {"tolerance": 1e-2, "max_steps": 32}
+    table = measured(suite, plugins=("cond.py",))
+    calls = table[table["metric"] == "nfe"].set_index("guidance")["value"].to_dict()
+    assert calls == {1.0: 1.0, 2.0: 2.0}
+
+    from fmbench.plan import make_plan
+    from fmbench.suite import parse
+
+    suite["flow"]["model"] = {**suite["flow"]["model"], "no_label": None}
+    with pytest.raises(UserError, match=r"has no unconditional velocity to be guided from: it has no label for none"):
+        make_plan(parse(suite))
+    with pytest.raises(UserError, match="none of its arguments is a label"):
+        field_of(external("cond.py:plain", conditional=True), data=CLASSES)
+    with pytest.raises(UserError, match="unknown convention of guidance 'omega'"):
+        composed("cond.py:field", data=CLASSES, guidance=[1], guidance_as="omega")
+
+
 # ---- content ----
 
 
