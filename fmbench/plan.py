@@ -117,17 +117,13 @@ def _guidances(suite: Suite, flow: FlowSpec) -> list[float | None]:
     """The weights that a flow is sampled with; None of an unconditional one, which knows no labels to be guided by."""
     if flow.classes is None:
         return [None]
-    guidances = suite.sample.guidance
-    if (
-        flow.model.trained
-        and not getattr(flow.model, "label_dropout", 0.0)
-        and (guided := [s for s in guidances if s != 1])
-    ):
+    guided = [s for s in suite.sample.guidance if s != 1]
+    if guided and (lack := flow.model.lacks_unconditional()) is not None:
         raise UserError(
-            f"sample.guidance = {guided[0]:g}: model '{flow.model.label()}' was never trained without labels, so it has no "
-            "unconditional velocity. Set flow.model.label_dropout, such as 0.1, or use guidance 1."
+            f"sample.guidance = {guided[0]:g}: model '{flow.model.label()}' has no unconditional velocity to be guided from: "
+            f"it {lack}. Or use guidance 1."
         )
-    return list(guidances)
+    return list(suite.sample.guidance)
 
 
 def _reference(suite: Suite, flow: FlowSpec, guidance: float | None = None) -> ReferenceSpec:
@@ -284,7 +280,7 @@ def _check(flow: FlowSpec) -> None:
         raise UserError(
             f"path '{flow.path.name}' has no schedule: implement schedule(t), or alpha(t) and sigma(t) of a UserPath"
         ) from None
-    if (gap := derivative_gap(flow.path, 1e-3)) > WRONG_SLOPE:
+    if flow.path.sound and (gap := derivative_gap(flow.path, 1e-3)) > WRONG_SLOPE:
         raise UserError(
             f"path '{flow.path.label()}': its derivatives are not those of its α and σ: they differ from differences by "
             f"{gap:.2g}, relative to the largest. Mend d_alpha and d_sigma, or leave them out of a UserPath."
