@@ -14,6 +14,7 @@ METRICS: Registry[Metric] = Registry(
         "energy_distance": "fmbench.metrics.distances:EnergyDistance",
         "fd_pixels": "fmbench.metrics.frechet:FDPixels",
         "nll": "fmbench.metrics.likelihood:NLL",
+        "bits_per_dim": "fmbench.metrics.bits:BitsPerDim",
         "transport_cost": "fmbench.metrics.geometry:TransportCost",
         "transport_cost_l1": "fmbench.metrics.geometry:TransportCostL1",
         "transport_cost_l2": "fmbench.metrics.geometry:TransportCostL2",

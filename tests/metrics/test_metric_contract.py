@@ -8,10 +8,12 @@ import pytest
 import torch
 from gaussian_flow import GaussianFlow
 
+from fmbench.errors import Skip
 from fmbench.metrics import METRICS, Metric
 
 EVERY = [METRICS.build(name) for name in METRICS.names()]
 FLOW = GaussianFlow((1.0, -0.5), (0.5, 2.0))
+IMAGES = {"bits_per_dim"}  # whose own tests measure them, on images
 WITHOUT_SPREAD = {"nfe", "distinct_pairs", "coupling_label_skew"}  # here: counts, and one label that can skew nothing
 each = pytest.mark.parametrize("metric", EVERY, ids=[metric.name for metric in EVERY])
 
