@@ -29,8 +29,13 @@ class Data(Component):
         """Shape of one sample."""
         raise NotImplementedError
 
+    @property
+    def classes(self) -> int | None:
+        """How many labels there are, 0 … classes − 1; None where samples have none."""
+        return None
+
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """n independent training samples `(n, *shape)` and their labels `(n,)`, or None where there are none."""
+        """n independent training samples `(n, *shape)` and their labels `(n,)` int64, or None where there are none."""
         raise NotImplementedError
 
     def size(self, split: Split) -> int | None:
@@ -46,6 +51,12 @@ class Data(Component):
         if n is None:
             raise UserError(f"data set '{self.name}' is endless: say how many samples (n) to take")
         return stream(lambda count, rng: self.draw(count, rng)[0], 0, n, "data", split, seed)
+
+    def take_labels(self, split: Split, n: int | None, seed: int = 0) -> Tensor:
+        """The labels `(n,)` of the samples that `take` gives."""
+        if n is None:
+            raise UserError(f"data set '{self.name}' is endless: say how many labels (n) to take")
+        return stream(lambda count, rng: labels_of(self, count, rng), 0, n, "data", split, seed)
 
     def draw_on(self, device: str, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """What `draw` gives, on a device."""
@@ -77,6 +88,18 @@ class Data(Component):
         return x.mean().item(), x.flatten(1).var(0).mean().sqrt().item()
 
 
+def labels_of(data: Data, n: int, rng: torch.Generator) -> Tensor:
+    """The labels `(n,)` of n training samples: a draw from the data's own law of labels.
+
+    Raises:
+        UserError: the data have none.
+    """
+    label = data.draw(n, rng)[1]
+    if label is None:
+        raise UserError(f"data set '{data.name}' has no labels")
+    return label
+
+
 class FiniteData(Data):
     """A collection with a training and a held-out split. Implement `arrays`.
 
@@ -99,6 +122,11 @@ class FiniteData(Data):
     def shape(self) -> tuple[int, ...]:
         return tuple(self.arrays("train")[0].shape[1:])
 
+    @property
+    def classes(self) -> int | None:
+        label = self.arrays("train")[1]
+        return None if label is None else int(label.max()) + 1
+
     def size(self, split: Split) -> int | None:
         return len(self.arrays(split)[0])
 
@@ -116,11 +144,19 @@ class FiniteData(Data):
 
     def take(self, split: Split, n: int | None, seed: int = 0) -> Tensor:
         stored, _ = self.arrays(split)
-        if n is None:
-            return self.samples(stored)
-        if n > len(stored):
-            raise UserError(f"data set '{self.name}' holds {len(stored)} {split} samples, {n} were asked for")
-        return self.samples(stored[torch.randperm(len(stored), generator=generator("data", split, seed))[:n]])
+        return self.samples(stored if n is None else stored[self._chosen(split, n, seed)])
+
+    def take_labels(self, split: Split, n: int | None, seed: int = 0) -> Tensor:
+        label = self.arrays(split)[1]
+        if label is None:
+            raise UserError(f"data set '{self.name}' has no labels")
+        return label if n is None else label[self._chosen(split, n, seed)]
+
+    def _chosen(self, split: Split, n: int, seed: int) -> Tensor:
+        size = len(self.arrays(split)[0])
+        if n > size:
+            raise UserError(f"data set '{self.name}' holds {size} {split} samples, {n} were asked for")
+        return torch.randperm(size, generator=generator("data", split, seed))[:n]
 
 
 _Resident = dict[tuple[int, str], tuple[Tensor, Tensor]]
