@@ -13,7 +13,6 @@ import torch
 
 from .errors import UserError, unknown
 from .flow import predictions
-from .flow.guidance import calls
 from .flow.losses import Loss
 from .flow.paths import derivative_gap
 from .flow.times import TIMES
@@ -102,6 +101,10 @@ def make_plan(suite: Suite, only: Sequence[str] = ()) -> Plan:
 
 def _task_cells(suite: Suite, task: Task) -> list[Cell]:
     flows = [flow for flow in _flows(suite, task) if not flow.model.given]
+    if suite.sample.guidance != [1] and all(flow.classes is None for flow in flows):
+        raise UserError(
+            "sample.guidance: no flow of the suite is given labels. Set flow.model.conditional: true, and a label_dropout"
+        )
     guided = [(flow, guidance) for flow in flows for guidance in _guidances(suite, flow)]
     cells = [cell for one in guided for cell in (*_flow_cells(suite, *one), *_sample_cells(suite, *one))]
     cells = [*_pairing_cells(suite, flows), *cells, *_given_cells(suite, task), *_truth_cells(suite, flows)]
@@ -342,7 +345,7 @@ def budget_columns(budget: Budget, batch: int, guidance: float = 1.0) -> dict[st
         "solver": budget.solver.title(),
         "grid": None if budget.grid is None else label_of(budget.grid),
         "steps": budget.steps,
-        "nfe": None if budget.steps is None else float(calls(guidance) * budget.solver.calls_for(budget.steps)),
+        "nfe": None if budget.steps is None else float(budget.solver.calls_for(budget.steps, guidance)),
         "rtol": parameters.get("rtol"),
         "atol": parameters.get("atol"),
         "batch": batch if budget.batch or budget.solver.depends_on_batch else None,

@@ -179,11 +179,17 @@ def parametrisation(spec: FlowSpec, data_std: float) -> Parametrisation:
     return Parametrisation(spec.path, spec.prediction, data_std)
 
 
+def untrained(spec: FlowSpec, seeds: Sequence[int]) -> Network:
+    """Fresh networks of a flow, one a seed. A model that knows no labels need not take the number of classes."""
+    labels = () if spec.classes is None else (spec.classes,)
+    return spec.model.network(spec.data.shape, seeds, *labels)
+
+
 def velocity_field(spec: FlowSpec, weights: dict[str, Tensor] | None, device: str = "cpu") -> VelocityField:
     """The field of a flow: its network with these weights, or its oracle when the model needs none."""
     if not spec.model.trained:
         return spec.model.field(spec.path, spec.coupling, spec.source, spec.data)
-    network = spec.model.network(spec.data.shape, [spec.seed], spec.classes)
+    network = untrained(spec, [spec.seed])
     network.load_state_dict(weights or {})
     network.to(device).eval().requires_grad_(False)
     return NetworkField(network, parametrisation(spec, spec.data.moments()[1]))
