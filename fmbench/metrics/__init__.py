@@ -18,6 +18,7 @@ METRICS: Registry[Metric] = Registry(
         "fd_pixels": "fmbench.metrics.frechet:FDPixels",
         "label_accuracy": "fmbench.metrics.labels:LabelAccuracy",
         "nll": "fmbench.metrics.likelihood:NLL",
+        "bits_per_dim": "fmbench.metrics.bits:BitsPerDim",
         "transport_cost": "fmbench.metrics.geometry:TransportCost",
         "transport_cost_l1": "fmbench.metrics.geometry:TransportCostL1",
         "transport_cost_l2": "fmbench.metrics.geometry:TransportCostL2",
