@@ -333,7 +333,15 @@ def flow_columns(flow: FlowSpec) -> dict[str, Any]:
     """The identity columns of a flow."""
     columns = {name: label_of(getattr(flow, name)) for name in FLOW_COLUMNS if name != "method"}
     numbers = {"reflow": flow.reflow, "distilled": flow.distilled, "seed": flow.seed}
-    return {**columns, **numbers, "method": method_of(flow)}
+    return {**columns, **numbers, "method": method_of(flow), "trained_on": trained_on(flow)}
+
+
+def trained_on(flow: FlowSpec) -> str | None:
+    """The coupling that the network learned from: the suite's, or pairs that an earlier round drew; None of an oracle."""
+    if flow.pairs is None:
+        return label_of(flow.coupling) if flow.model.trained else None
+    inverted = f", {flow.pairs.inverted:.0%} inverted data" if flow.pairs.inverted else ""
+    return f"pairs of round {flow.pairs.flow.reflow}{inverted}"
 
 
 def budget_columns(budget: Budget, batch: int, guidance: float = 1.0) -> dict[str, Any]:

@@ -17,6 +17,7 @@ COLUMNS: dict[str, str] = {
         ["suite", "method", "data", "source", "path", "coupling", "prediction", "times", "model"], "string"
     ),
     **dict.fromkeys(["reflow", "distilled"], "Int64"),
+    "trained_on": "string",  # the coupling; of a reflow round or a student, whose pairs
     "guidance": "float64",
     **dict.fromkeys(["seed", "sample_seed"], "Int64"),
     **dict.fromkeys(["solver", "grid"], "string"),
