@@ -28,6 +28,7 @@ from .table import (
     first_line,
     flow_labels,
     frame,
+    freedom_of,
     of_flows,
     read_json,
     read_table,
@@ -161,15 +162,16 @@ class Results:
 
         Returns:
             The columns of `IDENTITY`, then `flow` and `sampler` (the shortest labels that tell them apart), `trained_on`,
-            `mean`, `low`, `high` (the interval at `level`, over seeds and samples), `stderr`, `n` (samples behind one seed's
-            value, the smallest), `seeds` (how many were averaged), `failed`, `failures`. Values are in the row's unit.
+            `mean`, `low`, `high` (the interval at `level`, over seeds and samples), `stderr`, its degrees of `freedom` and
+            the part `probe_stderr` of it that random probes leave, `n` (samples behind one seed's value, the smallest),
+            `seeds` (how many were averaged), `failed`, `failures`. Values are in the row's unit.
         """
         table = self.table.assign(flow=flow_labels(self.table), sampler=sampler_labels(self.table)).astype(object)
         cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for row in records(table):
             cells.setdefault(cell_key(row), []).append(row)
         extra = dict.fromkeys(["flow", "sampler", "trained_on", "failures"], "string")
-        extra |= dict.fromkeys(["mean", "low", "high", "stderr"], "float64")
+        extra |= dict.fromkeys(["mean", "low", "high", "stderr", "freedom", "probe_stderr"], "float64")
         extra |= dict.fromkeys(["n", "seeds", "failed"], "Int64")
         dtypes: dict[Any, Any] = {name: COLUMNS[name] for name in IDENTITY} | extra
         lines = [_average(rows, level) for rows in cells.values()]
@@ -294,7 +296,8 @@ def _average(rows: list[dict[str, Any]], level: float) -> dict[str, Any]:
     seeds: dict[Any, list[Estimate]] = {}
     for row in good:
         value, stderr = (math.nan if row[name] is None else row[name] for name in ("value", "stderr"))
-        seeds.setdefault(row["seed"], []).append(Estimate(value, stderr, row["n"] or 0))
+        estimate = Estimate(value, stderr, row["n"] or 0, freedom_of(row), row.get("probe_stderr"))
+        seeds.setdefault(row["seed"], []).append(estimate)
     total, low, high = Estimate(math.nan, math.nan, 0), math.nan, math.nan
     if seeds:
         total = combine([combine(estimates) for estimates in seeds.values()])
@@ -305,6 +308,8 @@ def _average(rows: list[dict[str, Any]], level: float) -> dict[str, Any]:
         "low": low,
         "high": high,
         "stderr": total.stderr,
+        "freedom": total.freedom,
+        "probe_stderr": total.probe_stderr,
         "n": min((row["n"] for row in good if row["n"] is not None), default=None),
         "seeds": len(seeds),
         "failed": failures.total(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -84,8 +84,7 @@ def drawn(pairing: Pairing, k: int) -> Minibatch:
 
 def over_minibatches(values: Sequence[float], n: int) -> Estimate:
     """The mean of one value a minibatch, n samples in all."""
-    estimate = mean(torch.tensor(values, dtype=torch.float64))
-    return Estimate(estimate.value, estimate.stderr, n, max(1, len(values) - 1))
+    return replace(mean(torch.tensor(values, dtype=torch.float64)), n=n)
 
 
 class _TrainedCost(Convex, CouplingMetric):
@@ -221,7 +220,7 @@ class CouplingMilliseconds(CouplingMetric):
         size = problem_size(evidence)
         seconds = sorted([self.seconds(evidence, size, k) for k in range(self.repeats + 1)][1:])
         estimate, scale = median(seconds), 1e3 * evidence.train_batch / size
-        return Estimate(scale * estimate.value, scale * estimate.stderr, estimate.n, estimate.freedom)
+        return replace(estimate, value=scale * estimate.value, stderr=scale * estimate.stderr)
 
     def seconds(self, pairing: Pairing, size: int, k: int) -> float:
         rng = generator("timed", pairing.seed, k)

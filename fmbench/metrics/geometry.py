@@ -6,12 +6,13 @@ All in the data's own scale: raw values of different data sets do not compare, t
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import PositiveInt
 from torch import Tensor
 
-from ..statistics import Estimate, mean, ratio
+from ..statistics import Estimate, added, mean, ratio
 from . import truth
 from .base import Evidence, Exact, Geometry, Metric, PerSampleMetric, take_up_to
 from .convex import L1, L2, Convex, Power, Square
@@ -154,8 +155,7 @@ class _AgainstTransport(Metric):
     def w2_squared(self, evidence: Evidence) -> Estimate:
         z0 = evidence.geometry.z0[: self.n]
         real = take_up_to(evidence.data, "test", len(z0), evidence.seed)
-        transport = exact_transport(z0, real)
-        return Estimate(transport.cost, transport.stderr, len(z0))
+        return exact_transport(z0, real).estimate
 
 
 class W2Squared(_AgainstTransport):
@@ -194,8 +194,8 @@ class NPE(_AgainstTransport):
         if least.value == 0:
             return Estimate(math.inf, math.inf, least.n)
         quotient = energy.value / least.value
-        stderr = math.hypot(energy.stderr, quotient * least.stderr) / least.value
-        return Estimate(abs(quotient - 1), stderr, least.n)
+        excess = added(energy, (-quotient, least))
+        return replace(excess, value=abs(quotient - 1), stderr=excess.stderr / least.value, n=least.n)
 
     def true_value(self, flow: Exact) -> float | None:
         one = truth.gaussian(flow)
