@@ -17,12 +17,16 @@ if TYPE_CHECKING:  # tables and claims use this file without tensors
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its standard error, the number of samples behind it, and the degrees of freedom of the standard error."""
+    """A value, its standard error, the number of samples behind it, and the degrees of freedom of the standard error.
+
+    `protocol` says how the value was made where the metric's name does not say it all (features, reference, quantiser).
+    """
 
     value: float
     stderr: float
     n: int
     freedom: float = math.inf
+    protocol: str | None = None
 
 
 def mean(x: Tensor) -> Estimate:

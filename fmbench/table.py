@@ -32,6 +32,7 @@ COLUMNS: dict[str, str] = {
     **dict.fromkeys(["device", "key"], "string"),
     **dict.fromkeys(["accepted", "rejected", "startup", "vjp"], "float64"),
     "batch": "Int64",
+    "protocol": "string",
 }
 """The contract: every column of `results.parquet`, in order, with its dtype. A missing float is NaN, all else NA."""
 
