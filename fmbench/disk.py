@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 import time
@@ -14,6 +15,11 @@ import platformdirs
 from .errors import UserError
 
 LAYOUT = "v1"  # of the cache folder
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free the disk or choose"),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), "A file stands where a folder should: choose"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "It is not yours to write: choose"),
+}
 
 
 class WriteError(UserError):
@@ -26,8 +32,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "Choose")
         raise WriteError(
-            f"cannot write {path}: {error.strerror or error}. Free the disk or choose another folder (--out, FMBENCH_CACHE)."
+            f"cannot write {path}: {error.strerror or error}. {remedy} another folder (--out, FMBENCH_CACHE)."
         ) from None
 
 

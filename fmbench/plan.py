@@ -15,16 +15,18 @@ from .errors import UserError, unknown
 from .flow import predictions
 from .flow.guidance import calls
 from .flow.losses import Loss
+from .flow.paths import derivative_gap
 from .flow.times import TIMES
 from .identity import Spec
 from .schema import Budget, Suite, Task, label_of, name_of
 from .solvers import GRIDS, SOLVERS
 from .stages.flow import FlowSpec, PairsSpec, TrainSettings
-from .stages.measure import AloneSpec, FloorSpec, MeasureSpec, PairingSpec, TruthSpec, exact
+from .stages.measure import AloneSpec, FloorSpec, GivenSpec, MeasureSpec, PairingSpec, TruthSpec, exact
 from .stages.minibatches import steps_in_advance
 from .stages.sample import ReferenceSpec, SampleSpec
-from .table import FLOOR, REFERENCE, TRUTH
+from .table import FLOOR, GIVEN, REFERENCE, TRUTH
 
+WRONG_SLOPE = 1e-3  # a gap that neither float32 nor the curvature of a sane path explains
 FLOW_COLUMNS = (
     "data", "source", "path", "coupling", "prediction", "times", "model", "reflow", "distilled", "seed", "method",
 )  # fmt: skip
@@ -99,10 +101,11 @@ def make_plan(suite: Suite, only: Sequence[str] = ()) -> Plan:
 
 
 def _task_cells(suite: Suite, task: Task) -> list[Cell]:
-    flows = _flows(suite, task)
+    flows = [flow for flow in _flows(suite, task) if not flow.model.given]
     guided = [(flow, guidance) for flow in flows for guidance in _guidances(suite, flow)]
     cells = [cell for one in guided for cell in (*_flow_cells(suite, *one), *_sample_cells(suite, *one))]
-    return [*_once([*_pairing_cells(suite, flows), *cells, *_truth_cells(suite, flows)]), *_floor_cells(suite, task)]
+    cells = [*_pairing_cells(suite, flows), *cells, *_given_cells(suite, task), *_truth_cells(suite, flows)]
+    return [*_once(cells), *_floor_cells(suite, task)]
 
 
 def _guidances(suite: Suite, flow: FlowSpec) -> list[float | None]:
@@ -178,6 +181,25 @@ def _pairing_cells(suite: Suite, flows: Sequence[FlowSpec]) -> list[Cell]:
             if m.scope == "coupling":
                 spec = PairingSpec(**made, pairs=flow.pairs, metric=m, sample_seed=suite.sample.seed)
                 cells.append(Cell({**columns, "metric": m.label()}, spec))
+    return cells
+
+
+def _given_cells(suite: Suite, task: Task) -> list[Cell]:
+    """Values of samples that were made elsewhere: how, by which path, solver or seed, the table does not know."""
+    shared = {"data": task.data, "n": suite.sample.n, "sample_seed": suite.sample.seed}
+    columns = {"data": label_of(task.data), "solver": GIVEN, "sample_seed": suite.sample.seed}
+    cells = []
+    for model in (model for model in suite.flow.model if model.given):
+        if (held := len(model.samples(task.data))) < suite.sample.n:
+            raise UserError(
+                f"model '{model.label()}' holds {held:,} samples, sample.n = {suite.sample.n:,} are asked for"
+            )
+        named = {**columns, "source": label_of(task.source), "model": model.label(), "method": model.method()}
+        cells += [
+            Cell({**named, "metric": m.label()}, GivenSpec(**shared, model=model, metric=m))
+            for m in suite.metrics
+            if m.scope == "samples"
+        ]
     return cells
 
 
@@ -257,6 +279,11 @@ def _check(flow: FlowSpec) -> None:
         raise UserError(
             f"path '{flow.path.name}' has no schedule: implement schedule(t), or alpha(t) and sigma(t) of a UserPath"
         ) from None
+    if (gap := derivative_gap(flow.path, 1e-3)) > WRONG_SLOPE:
+        raise UserError(
+            f"path '{flow.path.label()}': its derivatives are not those of its α and σ: they differ from differences by "
+            f"{gap:.2g}, relative to the largest. Mend d_alpha and d_sigma, or leave them out of a UserPath."
+        )
     flow.path.check(flow.coupling)
     flow.times.check(flow.path)
     predictions.check(flow.prediction, flow.path, flow.coupling, flow.source.name, flow.reflow or flow.distilled)
@@ -327,6 +354,8 @@ def method_of(flow: FlowSpec) -> str:
 
     What is predicted follows it, unless it is the velocity: "VP, epsilon"; of a student, its steps: "2-RF, 1 step".
     """
+    if (brought := flow.model.method()) is not None:
+        return brought
     if flow.distilled:
         steps = f"{flow.distilled} step{'s' if flow.distilled > 1 else ''}"
         return f"{method_of(flow.model_copy(update={'distilled': 0}))}, {steps}"
@@ -362,7 +391,7 @@ def _filtered(cells: list[Cell], rule: str) -> list[Cell]:
         # Floors have no flow, values of the flow no solver to be filtered by: they stay with what they explain.
         inapplicable = (
             value is None
-            or (column in ("solver", "nfe") and cell.columns.get("solver") in (None, "reference"))
+            or (column in ("solver", "nfe") and cell.columns.get("solver") in (None, REFERENCE, GIVEN))
             or (column in ("method", "model") and isinstance(cell.spec, FloorSpec))
             or (column == "model" and isinstance(cell.spec, TruthSpec))
         )

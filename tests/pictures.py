@@ -42,10 +42,18 @@ def encoded(picture: np.ndarray, encoding: str = "PNG") -> bytes:
 
 
 def write_parquet(
-    path: Path, pictures: np.ndarray, labels: list[int] | None, *, image: str = "img", classes: int = 10, encoding: str = "PNG"
+    path: Path,
+    pictures: np.ndarray,
+    labels: list[int] | None,
+    *,
+    image: str = "img",
+    classes: int = 10,
+    encoding: str = "PNG",
 ) -> None:
     """As the hub's files are: pictures as {bytes, path}, the features in the schema's metadata."""
-    rows = [{"bytes": encoded(picture, encoding), "path": f"{k}.{encoding.lower()}"} for k, picture in enumerate(pictures)]
+    rows = [
+        {"bytes": encoded(picture, encoding), "path": f"{k}.{encoding.lower()}"} for k, picture in enumerate(pictures)
+    ]
     columns: dict[str, pa.Array] = {image: pa.array(rows, pa.struct({"bytes": pa.binary(), "path": pa.string()}))}
     features: dict[str, dict] = {image: {"_type": "Image"}}
     if labels is not None:

@@ -9,6 +9,7 @@ DATA: Registry[Data] = Registry(
     "data set",
     {
         "normal": "fmbench.data.toys:Normal",
+        "scaled-normal": "fmbench.data.scaled:ScaledNormal",
         "gaussian-mixture": "fmbench.data.toys:GaussianMixture",
         "eight-gaussians": "fmbench.data.toys:EightGaussians",
         "moons": "fmbench.data.toys:Moons",

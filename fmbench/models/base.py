@@ -45,6 +45,7 @@ class Model(Component):
 
     trained: ClassVar[bool] = True
     exact: ClassVar[bool] = False  # its field is the true marginal velocity
+    given: ClassVar[bool] = False  # there are samples alone, and no field: see `samples`
 
     def stack(self) -> int:
         """How many seeds are worth training as one batched computation on a CPU."""
@@ -52,6 +53,10 @@ class Model(Component):
 
     def check(self, path: Path, coupling: Coupling, source: Data, data: Data) -> None:
         """Raises `UserError` where this model cannot serve such a flow: asked before anything is computed."""
+
+    def method(self) -> str | None:
+        """What the table calls its flows where path and coupling do not tell: a flow that was made elsewhere."""
+        return None
 
     def network(self, shape: tuple[int, ...], seeds: Sequence[int], classes: int | None = None) -> Network:
         """Freshly initialised networks for samples of `shape`, one for each seed; a function of (self, shape, seed, classes).
@@ -63,6 +68,10 @@ class Model(Component):
 
     def field(self, path: Path, coupling: Coupling, source: Data, data: Data) -> Field:
         """The velocity itself, for models with `trained = False`."""
+        raise NotImplementedError
+
+    def samples(self, data: Data) -> Tensor:
+        """The samples themselves `(n, *shape)`, in the data's own range, for models with `given = True`."""
         raise NotImplementedError
 
 

@@ -18,7 +18,7 @@ from fmbench.randomness import generator
 
 EVERY = [MODELS.build(name) for name in MODELS.names()]
 TRAINED = [model for model in EVERY if model.trained]
-EXACT = [model for model in EVERY if not model.trained]
+EXACT = [model for model in EVERY if model.exact]
 CONDITIONAL = [
     MODELS.build({"name": model.name, "conditional": True})
     for model in EVERY
