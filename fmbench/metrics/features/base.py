@@ -37,24 +37,6 @@ class Extractor(Component):
         return {**super().identity(), "weights": self.weights()}
 
 
-class ImageNetwork(nn.Module):
-    """Scales uint8 images to `size`, normalises them by ImageNet's channels and applies `body`."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, body: nn.Module, size: int):
-        super().__init__()
-        self.body, self.size = body, size
-        self.register_buffer("mean", 255 * torch.tensor([0.485, 0.456, 0.406])[:, None, None])
-        self.register_buffer("std", 255 * torch.tensor([0.229, 0.224, 0.225])[:, None, None])
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = nn.functional.interpolate(images.float(), (self.size, self.size), mode="bilinear", antialias=True)
-        x = (x - self.mean) / self.std
-        return self.body(x.contiguous(memory_format=torch.channels_last))
-
-
 def eight_bits(x: Tensor) -> Tensor:
     """Images `(B, 1 or 3, H, W)` in [−1, 1] as uint8 `(B, 3, H, W)`: ⌊127.5 x + 128⌋, clamped; grey ones three times.
 

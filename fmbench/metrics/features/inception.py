@@ -6,6 +6,7 @@ import io
 import os
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,16 +86,10 @@ class Inception(nn.Module):
 
     def __init__(self, path: Path):
         super().__init__()
-        from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
+        from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d
 
-        class Architecture(FeatureExtractorInceptionV3):
-            def load_state_dict(self, state: object) -> None:
-                """Weights come later: torch-fidelity unpickles a file without restraint, so it is handed an empty one."""
-
-        torch.save({}, empty := io.BytesIO())
-        empty.seek(0)
-        self.body = Architecture("inception-v3-compat", ["2048"], feature_extractor_weights_path=empty)
-        nn.Module.load_state_dict(self.body, torch.load(path, map_location="cpu", weights_only=True))
+        self.body = architecture()
+        self.body.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self.body.eval()
         for block in self.body.modules():
             if isinstance(block, BasicConv2d):
@@ -108,6 +103,23 @@ class Inception(nn.Module):
     def logits(self, features: Tensor) -> Tensor:
         """`logits_unbiased` `(B, 1008)`, on which the inception score stands: the last layer without its bias."""
         return features @ self.body.fc.weight.T.to(features.dtype)
+
+
+def architecture() -> nn.Module:
+    """torch-fidelity's network as it is built, without weights: it would unpickle their file without restraint."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Blank(FeatureExtractorInceptionV3):
+        loading = False
+
+        def load_state_dict(self, state: Any, *args: Any, **kwargs: Any) -> Any:
+            return super().load_state_dict(state, *args, **kwargs) if self.loading else None
+
+    torch.save({}, empty := io.BytesIO())
+    empty.seek(0)
+    blank = Blank("inception-v3-compat", ["2048"], feature_extractor_weights_path=empty)
+    blank.loading = True
+    return blank
 
 
 def fetched() -> Path:

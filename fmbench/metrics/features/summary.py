@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...data.base import Data, Split
+from ...data.base import Data, FiniteData, Split
 from ...errors import Skip
 from ...randomness import generator
 from ..transport import Content, content
@@ -19,7 +19,8 @@ from .base import QUANTISER, Extractor, Identified, check_images, eight_bits, lo
 from .desk import desk
 
 KEPT = 10_000  # features of a set that are kept: KID, precision, recall and standard errors are computed on these
-CHUNK = {"cpu": 32, "cuda": 256}
+CHUNK = {"cpu": 32, "cuda": 256}  # images in one pass of the network
+READ = 2048  # images read at once
 
 
 @dataclass(frozen=True)
@@ -73,18 +74,19 @@ def summarise(x: Tensor, extractor: Extractor) -> Summary:
 @lru_cache(maxsize=2)
 def _summarise(x: Content, kept: Identified, device: str) -> Summary:
     running = Running(positions(len(x.tensor)))
-    for features, _ in stream(x.tensor, kept.extractor):
+    for features, _ in stream(x.tensor.split(READ), kept.extractor):
         running.add(features)
     return running.summary()
 
 
-def stream(x: Tensor, extractor: Extractor) -> Iterator[tuple[Tensor, Any]]:
-    """The features of images in chunks, on the desk's device, with the network that made them."""
+def stream(images: Iterable[Tensor], extractor: Extractor) -> Iterator[tuple[Tensor, Any]]:
+    """The features `(B, D)` of images in chunks, on the desk's device, each with the network that made them."""
     device = desk().device
     network = loaded(extractor, device)
-    for chunk in x.split(CHUNK[device.partition(":")[0]]):
-        with torch.inference_mode():
-            yield network(eight_bits(chunk.to(device))), network
+    for batch in images:
+        for chunk in batch.split(CHUNK[device.partition(":")[0]]):
+            with torch.inference_mode():
+                yield network(eight_bits(chunk.to(device))), network
 
 
 def positions(count: int) -> Tensor:
@@ -107,32 +109,44 @@ def reference(data: Data, split: Split, extractor: Extractor) -> Reference:
         Skip: the data are no images, or endless.
     """
     check_images(data.shape)
-    if data.size(split) is None:
+    count = data.size(split)
+    if count is None:
         raise Skip(f"'{data.name}' is endless: image metrics are taken against all of a finite training set")
-    images = data.take(split, None)
     sha256 = _bytes_digest(data, split)
     facts = {
-        "data": data.identity(), "split": split, "images": len(images), "sha256": sha256, "kept": KEPT,
+        "data": data.identity(), "split": split, "images": count, "sha256": sha256, "kept": KEPT,
         "quantiser": QUANTISER, "extractor": extractor.identity(),
     }  # fmt: skip
 
     def make() -> dict[str, Tensor]:
-        summary = summarise(images, extractor)
+        running = Running(positions(count))
+        for features, _ in stream(_images(data, split), extractor):
+            running.add(features)
+        summary = running.summary()
         return {"mean": summary.mean, "cov": summary.cov, "kept": summary.kept}
 
     key = (str(facts), desk().device)
     if key not in _LATEST:
         _LATEST.clear()
-        _LATEST[key] = Summary(len(images), **desk().remember(facts, make))
+        _LATEST[key] = Summary(count, **desk().remember(facts, make))
     return Reference(_LATEST[key], sha256)
 
 
 _LATEST: dict[tuple[str, str], Summary] = {}  # one reference: a worker does the cells of one data set after another
 
 
+def _images(data: Data, split: Split) -> Iterator[Tensor]:
+    """All images of a finite split, a few at a time: what is stored as bytes never stands in memory as floats."""
+    if not isinstance(data, FiniteData):
+        yield from data.take(split, None).split(READ)
+        return
+    for stored in data.arrays(split)[0].split(READ):
+        yield data.samples(stored)
+
+
 @lru_cache(maxsize=4)
 def _bytes_digest(data: Data, split: Split) -> str:
     digest = hashlib.sha256(f"{data.size(split)}{data.shape}".encode())
-    for chunk in data.take(split, None).split(4096):
-        digest.update(eight_bits(chunk).contiguous().numpy().data)
+    for images in _images(data, split):
+        digest.update(eight_bits(images).contiguous().numpy().data)
     return digest.hexdigest()
