@@ -13,6 +13,7 @@ import torch
 
 from .errors import UserError, unknown
 from .flow import predictions
+from .flow.guidance import calls
 from .flow.losses import Loss
 from .flow.times import TIMES
 from .identity import Spec
@@ -99,46 +100,61 @@ def make_plan(suite: Suite, only: Sequence[str] = ()) -> Plan:
 
 def _task_cells(suite: Suite, task: Task) -> list[Cell]:
     flows = _flows(suite, task)
-    cells = [cell for flow in flows for cell in (*_flow_cells(suite, flow), *_sample_cells(suite, flow))]
+    guided = [(flow, guidance) for flow in flows for guidance in _guidances(suite, flow)]
+    cells = [cell for one in guided for cell in (*_flow_cells(suite, *one), *_sample_cells(suite, *one))]
     return [*_once([*_pairing_cells(suite, flows), *cells, *_truth_cells(suite, flows)]), *_floor_cells(suite, task)]
 
 
-def _reference(suite: Suite, flow: FlowSpec) -> ReferenceSpec:
+def _guidances(suite: Suite, flow: FlowSpec) -> list[float | None]:
+    """The weights that a flow is sampled with; None of an unconditional one, which knows no labels to be guided by."""
+    if flow.classes is None:
+        return [None]
+    guidances = suite.sample.guidance
+    if not getattr(flow.model, "label_dropout", 0.0) and (guided := [s for s in guidances if s != 1]):
+        raise UserError(
+            f"sample.guidance = {guided[0]:g}: model '{flow.model.label()}' was never trained without labels, so it has no "
+            "unconditional velocity. Set flow.model.label_dropout, such as 0.1, or use guidance 1."
+        )
+    return list(guidances)
+
+
+def _reference(suite: Suite, flow: FlowSpec, guidance: float | None = None) -> ReferenceSpec:
     """The fine solve that explains a flow; a student, which knows its own few times alone, is held against its teacher's."""
     if flow.distilled and flow.teacher is not None:
-        return _reference(suite, flow.teacher)
+        return _reference(suite, flow.teacher, guidance)
     settings, fine = suite.sample, suite.sample.reference
     shared = {"n": settings.n, "batch": settings.batch, "sample_seed": settings.seed}
-    return ReferenceSpec(flow=flow, **shared, tolerance=fine.tolerance, max_steps=fine.max_steps)
+    weight = 1.0 if guidance is None else guidance
+    return ReferenceSpec(flow=flow, **shared, tolerance=fine.tolerance, max_steps=fine.max_steps, guidance=weight)
 
 
-def _flow_cells(suite: Suite, flow: FlowSpec) -> list[Cell]:
+def _flow_cells(suite: Suite, flow: FlowSpec, guidance: float | None) -> list[Cell]:
     if flow.distilled:
         return []
-    reference = _reference(suite, flow)
-    columns = {**flow_columns(flow), "sample_seed": suite.sample.seed, "solver": REFERENCE}
+    reference = _reference(suite, flow, guidance)
+    columns = {**flow_columns(flow), "guidance": guidance, "sample_seed": suite.sample.seed, "solver": REFERENCE}
     cells = []
     for m in suite.metrics:
         if m.scope == "flow":
-            teacher = _reference(suite, flow.teacher) if m.asks_teacher and flow.teacher is not None else None
+            teacher = _reference(suite, flow.teacher, guidance) if m.asks_teacher and flow.teacher is not None else None
             spec = MeasureSpec(cell=reference, reference=reference, metric=m, teacher=teacher)
             cells.append(Cell({**columns, "metric": m.label()}, spec))
     return cells
 
 
-def _sample_cells(suite: Suite, flow: FlowSpec) -> list[Cell]:
-    settings, reference = suite.sample, _reference(suite, flow)
-    columns = {**flow_columns(flow), "sample_seed": settings.seed}
+def _sample_cells(suite: Suite, flow: FlowSpec, guidance: float | None) -> list[Cell]:
+    settings, reference, weight = suite.sample, _reference(suite, flow, guidance), 1.0 if guidance is None else guidance
+    columns = {**flow_columns(flow), "guidance": guidance, "sample_seed": settings.seed}
     cells = []
     for budget in [_own_budget(flow.distilled)] if flow.distilled else settings.solvers:
         budget.check(flow.path)
-        batch = budget.batch or settings.batch
+        budget, batch = budget.at(weight), budget.batch or settings.batch
         shared = {"flow": flow, "n": settings.n, "batch": batch, "sample_seed": settings.seed}
-        sample = SampleSpec(**shared, solver=budget.solver, steps=budget.steps, grid=budget.grid)
+        sample = SampleSpec(**shared, solver=budget.solver, steps=budget.steps, grid=budget.grid, guidance=weight)
         for m in suite.metrics:
             if m.scope == "samples":
                 spec = MeasureSpec(cell=sample, reference=reference, metric=m)
-                cells.append(Cell({**columns, **budget_columns(budget, batch), "metric": m.label()}, spec))
+                cells.append(Cell({**columns, **budget_columns(budget, batch, weight), "metric": m.label()}, spec))
     return cells
 
 
@@ -288,14 +304,14 @@ def flow_columns(flow: FlowSpec) -> dict[str, Any]:
     return {**columns, **numbers, "method": method_of(flow)}
 
 
-def budget_columns(budget: Budget, batch: int) -> dict[str, Any]:
+def budget_columns(budget: Budget, batch: int, guidance: float = 1.0) -> dict[str, Any]:
     """The columns that a budget fixes before anything is run. The batch is named where it can matter, or was asked for."""
     parameters = budget.solver.parameters()
     return {
         "solver": budget.solver.title(),
         "grid": None if budget.grid is None else label_of(budget.grid),
         "steps": budget.steps,
-        "nfe": None if budget.steps is None else float(budget.solver.calls_for(budget.steps)),
+        "nfe": None if budget.steps is None else float(calls(guidance) * budget.solver.calls_for(budget.steps)),
         "rtol": parameters.get("rtol"),
         "atol": parameters.get("atol"),
         "batch": batch if budget.batch or budget.solver.depends_on_batch else None,
@@ -327,7 +343,7 @@ def method_of(flow: FlowSpec) -> str:
 def _filtered(cells: list[Cell], rule: str) -> list[Cell]:
     column, equals, text = rule.partition("=")
     column = column.strip()
-    columns = [*FLOW_COLUMNS, "solver", "metric", "nfe"]
+    columns = [*FLOW_COLUMNS, "guidance", "solver", "metric", "nfe"]
     if not equals:
         raise UserError(f"--only '{rule}': write column=value, such as path=rectified")
     if column not in columns:

@@ -24,6 +24,7 @@ from .data.base import Data
 from .errors import UserError, unknown
 from .flow import COUPLINGS, PATHS
 from .flow.couplings import Coupling
+from .flow.guidance import calls
 from .flow.paths import Path
 from .flow.predictions import Prediction
 from .flow.times import TIMES, TimeLaw
@@ -88,6 +89,7 @@ class _Strict(BaseModel):
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a column of the table holds it
 Round = Annotated[int, Field(ge=0, le=100)]  # each trains all the rounds below it
+Guidance = Annotated[float, Field(ge=0, le=1000)]
 Steps = Annotated[int, Field(ge=0, le=1000)]  # of a student; 0: no student
 
 
@@ -167,11 +169,16 @@ def name_of(value: Any) -> str:
 
 
 class Budget(_Strict):
-    """One way to sample: a solver, for fixed-step ones its grid and number of steps, and a batch if not the suite's."""
+    """One way to sample: a solver, for fixed-step ones its grid and number of steps, and a batch if not the suite's.
+
+    Where the suite gave network calls they are kept as `nfe`; `steps` are then what they pay for at one call an evaluation,
+    and `at` says what they pay for under guidance.
+    """
 
     solver: Solver
     grid: Grid | None = None
     steps: PositiveInt | None = None
+    nfe: PositiveInt | None = None
     batch: PositiveInt | None = None
 
     def check(self, path: Path) -> None:
@@ -179,6 +186,27 @@ class Budget(_Strict):
         self.solver.check(path)
         if self.grid is not None:
             self.grid.check(path)
+
+    def at(self, guidance: float) -> Budget:
+        """The budget under guidance: as many steps as were given, or as the calls pay for.
+
+        Raises:
+            UserError: `nfe` cannot be met exactly.
+        """
+        each = calls(guidance)
+        if self.nfe is None or each == 1:
+            return self
+        evaluations, rest = divmod(self.nfe, each)
+        try:
+            if rest:
+                raise UserError(f"{self.nfe} is no multiple of {each}")
+            steps = self.solver.steps_for(evaluations)
+        except UserError as error:
+            raise UserError(
+                f"nfe = {self.nfe} counts network calls, of which guidance {guidance:g} makes {each} an evaluation: {error}. "
+                f"Give an nfe that every guidance can meet, or steps"
+            ) from None
+        return self.model_copy(update={"steps": steps})
 
 
 def _budgets(value: Any) -> list[Budget]:
@@ -204,14 +232,14 @@ def _budgets(value: Any) -> list[Budget]:
                     f"solver '{solver.name}' needs its budget: either nfe (network calls) or steps, a number or a list"
                 )
             counts = (
-                [solver.steps_for(_positive("nfe", n)) for n in _listed(nfe)]
+                [{"nfe": n, "steps": solver.steps_for(_positive("nfe", n))} for n in _listed(nfe)]
                 if nfe is not None
-                else [_positive("steps", n) for n in _listed(steps)]
+                else [{"steps": _positive("steps", n)} for n in _listed(steps)]
             )
             if not counts:
                 raise UserError(f"solver '{solver.name}': the list of its budgets is empty: give at least one")
             grids = [GRIDS.build(g) for g in _listed(solver.default_grid if grid is None else grid)]
-            budgets += [Budget(solver=solver, grid=g, steps=n, batch=b) for b in batches for g in grids for n in counts]
+            budgets += [Budget(solver=solver, grid=g, batch=b, **n) for b in batches for g in grids for n in counts]
     except UserError as error:
         raise ValueError(str(error)) from None
     return budgets
@@ -234,13 +262,25 @@ class ReferenceSettings(_Strict):
 
 
 class SampleSettings(_Strict):
-    """How much is sampled, how, and from which noise."""
+    """How much is sampled, how, and from which noise.
+
+    `guidance` are the weights s of v = v_uncond + s (v_cond − v_uncond), an axis of conditional flows alone: s = 1 is the
+    conditional flow itself, s = 0 the unconditional one; another convention's w is s − 1. A solver's `nfe` are network calls
+    at every guidance. An evaluation costs one call at s = 0 and s = 1 and two at any other, so that `nfe: 16` is 16 Euler
+    steps at s = 1 and 8 at s = 2; calls that do not come out even are an error. `steps` are steps whatever they cost.
+    """
 
     n: PositiveInt = 10_000
     batch: PositiveInt = 4096
     seed: Seed = 0
+    guidance: Annotated[list[Guidance], BeforeValidator(_listed)] = Field(default=1.0, validate_default=True)
     solvers: list[Budget]
     reference: ReferenceSettings = ReferenceSettings()
+
+    @field_validator("guidance")
+    @classmethod
+    def _distinct_guidances(cls, values: list[float]) -> list[float]:
+        return _distinct(values)
 
     @field_validator("solvers", mode="before")
     @classmethod
@@ -255,6 +295,15 @@ class SampleSettings(_Strict):
                 raise ValueError(f"solver '{cell[0]}' with {budget.steps} steps is listed twice")
             seen.add(cell)
         return budgets
+
+    @model_validator(mode="after")
+    def _calls_come_out_even(self) -> SampleSettings:
+        try:
+            for budget, guidance in itertools.product(self.solvers, self.guidance):
+                budget.at(guidance)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
 
 
 def _pairs_default() -> PairsSettings:
@@ -340,7 +389,8 @@ def _resolved(value: Any) -> Any:
     if isinstance(value, Component):
         return value.spec()
     if isinstance(value, Budget):
-        budget = {"grid": value.grid.spec(), "steps": value.steps} if value.grid else {}
+        spent = {"steps": value.steps} if value.nfe is None else {"nfe": value.nfe}
+        budget = {"grid": value.grid.spec(), **spent} if value.grid else {}
         return {**value.solver.spec(), **budget, **({} if value.batch is None else {"batch": value.batch})}
     if isinstance(value, BaseModel):
         return {name: _resolved(getattr(value, name)) for name in type(value).model_fields}

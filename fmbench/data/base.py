@@ -29,8 +29,13 @@ class Data(Component):
         """Shape of one sample."""
         raise NotImplementedError
 
+    @property
+    def classes(self) -> int | None:
+        """How many labels there are, 0 … classes − 1; None where samples have none."""
+        return None
+
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """n independent training samples `(n, *shape)` and their labels `(n,)`, or None where there are none."""
+        """n independent training samples `(n, *shape)` and their labels `(n,)` int64, or None where there are none."""
         raise NotImplementedError
 
     def size(self, split: Split) -> int | None:
@@ -47,6 +52,12 @@ class Data(Component):
             raise UserError(f"data set '{self.name}' is endless: say how many samples (n) to take")
         return stream(lambda count, rng: self.draw(count, rng)[0], 0, n, "data", split, seed)
 
+    def take_labels(self, split: Split, n: int | None, seed: int = 0) -> Tensor:
+        """The labels `(n,)` of the samples that `take` gives."""
+        if n is None:
+            raise UserError(f"data set '{self.name}' is endless: say how many labels (n) to take")
+        return stream(lambda count, rng: labels_of(self, count, rng), 0, n, "data", split, seed)
+
     def log_density(self, x: Tensor) -> Tensor | None:
         """log p1(x) in nats `(n,)`, float64, where the law is known; else None."""
         return None
@@ -61,6 +72,18 @@ class Data(Component):
         return x.mean().item(), x.flatten(1).var(0).mean().sqrt().item()
 
 
+def labels_of(data: Data, n: int, rng: torch.Generator) -> Tensor:
+    """The labels `(n,)` of n training samples: a draw from the data's own law of labels.
+
+    Raises:
+        UserError: the data have none.
+    """
+    label = data.draw(n, rng)[1]
+    if label is None:
+        raise UserError(f"data set '{data.name}' has no labels")
+    return label
+
+
 class FiniteData(Data):
     """A collection in memory, with a training and a held-out split."""
 
@@ -72,6 +95,11 @@ class FiniteData(Data):
     def shape(self) -> tuple[int, ...]:
         return tuple(self.arrays("train")[0].shape[1:])
 
+    @property
+    def classes(self) -> int | None:
+        label = self.arrays("train")[1]
+        return None if label is None else int(label.max()) + 1
+
     def size(self, split: Split) -> int | None:
         return len(self.arrays(split)[0])
 
@@ -82,8 +110,16 @@ class FiniteData(Data):
 
     def take(self, split: Split, n: int | None, seed: int = 0) -> Tensor:
         x, _ = self.arrays(split)
-        if n is None:
-            return x
-        if n > len(x):
-            raise UserError(f"data set '{self.name}' holds {len(x)} {split} samples, {n} were asked for")
-        return x[torch.randperm(len(x), generator=generator("data", split, seed))[:n]]
+        return x if n is None else x[self._chosen(split, n, seed)]
+
+    def take_labels(self, split: Split, n: int | None, seed: int = 0) -> Tensor:
+        label = self.arrays(split)[1]
+        if label is None:
+            raise UserError(f"data set '{self.name}' has no labels")
+        return label if n is None else label[self._chosen(split, n, seed)]
+
+    def _chosen(self, split: Split, n: int, seed: int) -> Tensor:
+        size = len(self.arrays(split)[0])
+        if n > size:
+            raise UserError(f"data set '{self.name}' holds {size} {split} samples, {n} were asked for")
+        return torch.randperm(size, generator=generator("data", split, seed))[:n]

@@ -16,8 +16,8 @@ from ..flow.velocity import Field, Velocity
 from ..identity import Spec
 from ..metrics.base import Geometry, Resources
 from ..metrics.geometry import broken_identity
-from ..stages.flow import FlowSpec, PairsSpec, velocity_field
-from ..stages.measure import AloneSpec, MeasureSpec, PairingSpec, Pairs, alone, evidence
+from ..stages.flow import FlowSpec, Pairs, PairsSpec, velocity_field
+from ..stages.measure import AloneSpec, MeasureSpec, PairingSpec, alone, evidence, told
 from ..stages.sample import ReferenceSpec, SampleSpec, pairs_from, reference, sample
 from ..stages.train import State, train
 from ..statistics import Estimate
@@ -174,8 +174,9 @@ class Bench:
     def _pairs(self, spec: PairsSpec) -> Outcome:
         with self.store.locks([spec.key]):
             if not self.store.has(spec.key):
-                z0, z1 = pairs_from(spec, self._field(spec.flow), self.device)
-                self.store.write(spec.key, spec.identity(), {"device": self.device}, {"z0": z0, "z1": z1})
+                pairs = pairs_from(spec, self._field(spec.flow), self.device)
+                tensors = {name: x for name, x in pairs._asdict().items() if x is not None}
+                self.store.write(spec.key, spec.identity(), {"device": self.device}, tensors)
         return Outcome()
 
     def _cell(self, cell: SampleSpec | ReferenceSpec, measures: Sequence[MeasureSpec]) -> dict[str, Outcome]:
@@ -223,7 +224,8 @@ class Bench:
             generated = artefact.tensors["x"]
             facts = artefact.info
             resources = Resources(facts["nfe"], tuple(facts["seconds"]), facts["peak_memory_mb"])
-        velocity = Velocity(_called_from_cpu(self._field(spec.cell.flow), self.device), path=spec.cell.flow.path)
+        field_ = _called_from_cpu(self._field(spec.cell.flow), self.device)
+        velocity = Velocity(told(spec.cell.flow, field_), path=spec.cell.flow.path)
         pairs = self._read_pairs(spec.cell.flow.pairs)
         teacher = None if spec.teacher is None else _geometry(self.store, spec.teacher.key)[1]
         seen = evidence(spec.cell, generated, geometry, resources, velocity, steps, pairs, teacher)
@@ -292,7 +294,9 @@ def _field(store: Store, key: str, device: str, flow: _Hashable) -> Field:
 
 def _called_from_cpu(field_: Field, device: str) -> Field:
     """The field for metrics, whose tensors stay on the CPU; gradients pass through."""
-    return field_ if device == "cpu" else lambda t, x: field_(t.to(device), x.to(device)).to(x.device)
+    if device == "cpu":
+        return field_
+    return lambda t, x, *label: field_(t.to(device), x.to(device), *(a.to(device) for a in label)).to(x.device)
 
 
 @lru_cache(maxsize=4)
@@ -307,7 +311,7 @@ def _geometry(store: Store, key: str) -> tuple[dict[str, Any], Geometry, int]:
 @lru_cache(maxsize=1)
 def _pairs(store: Store, key: str) -> Pairs:
     tensors = store.read(key).tensors
-    return tensors["z0"], tensors["z1"]
+    return Pairs(tensors["z0"], tensors["z1"], tensors.get("label"))
 
 
 @lru_cache(maxsize=2)

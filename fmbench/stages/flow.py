@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -85,6 +85,14 @@ class PairsSettings(BaseModel):
     _components = field_validator("times", "loss", mode="before")(by_name)
 
 
+class Pairs(NamedTuple):
+    """Fixed pairs of a reflow round or a student, with the labels that a conditional teacher drew them with."""
+
+    z0: Tensor  # (n, *shape)
+    z1: Tensor  # (n, *shape)
+    label: Tensor | None = None  # (n,)
+
+
 class FlowSpec(Spec):
     """One flow and the training that makes it. `pairs` is set from the first reflow round on, and for students.
 
@@ -112,13 +120,21 @@ class FlowSpec(Spec):
     init: Literal["scratch", "previous"] = "scratch"
 
     @property
+    def classes(self) -> int | None:
+        """How many labels the network is given; None for an unconditional flow."""
+        return self.data.classes if getattr(self.model, "conditional", False) else None
+
+    @property
     def teacher(self) -> FlowSpec | None:
         """The flow that drew the pairs."""
         return None if self.pairs is None else self.pairs.flow
 
 
 class PairsSpec(Spec):
-    """Pairs (z0, z1): z1 the end of the flow's own solve from z0, or z0 that of data z1 solved backward."""
+    """Pairs (z0, z1): z1 the end of the flow's own solve from z0, or z0 that of data z1 solved backward.
+
+    A conditional flow's pairs keep the label that they were solved with: drawn from the data's law, or the data's own.
+    """
 
     stage = "pairs"
     version = 2  # a later round once drew the noise of the round before
@@ -141,13 +157,14 @@ class NetworkField:
     def __init__(self, network: Network, reading: Parametrisation):
         self.network, self.reading = network, reading
 
-    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+    def __call__(self, t: Tensor, x: Tensor, label: Tensor | None = None) -> Tensor:
+        given = () if label is None else (label,)
         if self.reading.plain:
-            return self.network(t, x)
+            return self.network(t, x, *given)
         t = self.reading.asked(t)
         p = self.reading.head(column(t, x))
         c_in, c_skip, c_out = (c.to(x.dtype) for c in (p.c_in, p.c_skip, p.c_out))
-        return c_skip * x + c_out * self.network(t, c_in * x)
+        return c_skip * x + c_out * self.network(t, c_in * x, *given)
 
 
 def parametrisation(spec: FlowSpec, data_std: float) -> Parametrisation:
@@ -159,7 +176,7 @@ def velocity_field(spec: FlowSpec, weights: dict[str, Tensor] | None, device: st
     """The field of a flow: its network with these weights, or its oracle when the model needs none."""
     if not spec.model.trained:
         return spec.model.field(spec.path, spec.coupling, spec.source, spec.data)
-    network = spec.model.network(spec.data.shape, [spec.seed])
+    network = spec.model.network(spec.data.shape, [spec.seed], spec.classes)
     network.load_state_dict(weights or {})
     network.to(device).eval().requires_grad_(False)
     return NetworkField(network, parametrisation(spec, spec.data.moments()[1]))

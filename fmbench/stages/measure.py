@@ -20,10 +20,8 @@ from ..metrics.coupling import Minibatch
 from ..models import MODELS
 from ..randomness import generator
 from ..statistics import Estimate
-from .flow import FlowSpec, PairsSpec
-from .sample import ReferenceSpec, SampleSpec, reference_times
-
-Pairs = tuple[Tensor, Tensor]
+from .flow import FlowSpec, Pairs, PairsSpec
+from .sample import ReferenceSpec, SampleSpec, asked_labels, reference_times
 
 
 class MeasureSpec(Spec):
@@ -103,6 +101,7 @@ def evidence(
         fixed=None if pairs is None else len(pairs[0]),
         path=flow.path,
         generated=generated,
+        label=asked_labels(cell),
         geometry=geometry,
         resources=resources,
         teacher=teacher,
@@ -118,14 +117,14 @@ def evidence(
 
 def coupled(
     data: Data, source: Data, coupling: Coupling, batch: int, seed: int, pairs: Pairs | None = None
-) -> Callable[[int], Pairs]:
+) -> Callable[[int], tuple[Tensor, Tensor]]:
     """A function of n: n pairs (x0, x1) as training draws them, from streams that no training uses, nested in n.
 
     Args:
-        pairs: of a reflow round, `(N, *shape)` each: then n of these, without repetition.
+        pairs: of a reflow round: then n of these, without repetition.
     """
 
-    def draw(n: int) -> Pairs:
+    def draw(n: int) -> tuple[Tensor, Tensor]:
         if pairs is not None:
             if n > len(pairs[0]):
                 raise Skip(f"{n} pairs asked for, the round was trained on {len(pairs[0])}: lower the metric's n")
@@ -146,7 +145,7 @@ def exact(flow: FlowSpec) -> Exact:
 
 def exact_field(flow: FlowSpec) -> Field | None:
     """The exact marginal velocity, by the first registered oracle that knows it; None where none does."""
-    if flow.pairs is not None:
+    if flow.pairs is not None or flow.classes is not None:
         return None
     for name in MODELS.names():
         if MODELS.get(name).exact:
@@ -155,6 +154,22 @@ def exact_field(flow: FlowSpec) -> Field | None:
             except UserError:  # its way of saying that it does not know such a flow
                 continue
     return None
+
+
+def told(flow: FlowSpec, field: Field) -> Field:
+    """The field for metrics that ask for velocities off the solved trajectories.
+
+    A conditional flow's is refused: such metrics give no labels, and what the network says without is another flow's velocity.
+    """
+    if flow.classes is None:
+        return field
+
+    def refused(t: Tensor, x: Tensor) -> Tensor:
+        raise Skip(
+            "this metric asks for the flow's velocity at points without a label: a conditional flow has none there"
+        )
+
+    return refused
 
 
 def start_log_density(flow: FlowSpec) -> Callable[[Tensor], Tensor]:

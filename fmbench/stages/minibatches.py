@@ -10,20 +10,35 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
 from ..flow.couplings import Coupling
+from ..models.base import NO_LABEL
 from ..randomness import generator
-from .flow import FlowSpec, parametrisation
+from .flow import FlowSpec, Pairs, parametrisation
 
 FLOATS_IN_ADVANCE = 2**20  # a block holds up to this many numbers a seed
 STEPS_IN_ADVANCE = 64
 
-Pairs = tuple[Tensor, Tensor]
-Step = tuple[Tensor, Tensor, Tensor]  # t (S, B), network inputs and regression targets (S, B, *shape)
+Ends = tuple[Tensor, Tensor, Tensor | None]  # x0, x1 and the label of x1
+
+
+class Step(NamedTuple):
+    """What training sees in one step, or in several along a first axis."""
+
+    t: Tensor  # (S, B)
+    inputs: Tensor  # (S, B, *shape), of the network
+    targets: Tensor  # (S, B, *shape)
+    label: Tensor | None  # (S, B) int64, of a conditional flow; NO_LABEL where it is withheld
+
+    def at(self, k: int) -> Step:
+        """The k-th of several steps."""
+        return Step(self.t[k], self.inputs[k], self.targets[k], None if self.label is None else self.label[k])
 
 
 def minibatches(
@@ -34,7 +49,7 @@ def minibatches(
     pairs: Sequence[Pairs | None] | None = None,
     device: str = "cpu",
 ) -> Iterator[tuple[int, Step]]:
-    """The steps start … stop − 1 of flows that differ in their seed alone: `(step, (t, inputs, targets))`.
+    """The steps start … stop − 1 of flows that differ in their seed alone.
 
     Couplings that compute are solved on threads, a block ahead of the training: the engines release Python's lock.
     """
@@ -54,12 +69,19 @@ def minibatches(
         for block in blocks:
             now, ahead = ahead, drawn(block + 1) if coupled and block + 1 in blocks else []
             prepared = [part.prepared(data_std) for part in now or drawn(block)]
-            t, inputs, targets = (
-                torch.stack(x, dim=1).to(device, non_blocking=True) for x in zip(*prepared, strict=True)
-            )
+            steps = _beside(prepared, device)
             for step in range(max(start, block * length), min(stop, (block + 1) * length)):
-                k = step - block * length
-                yield step, (t[k], inputs[k], targets[k])
+                yield step, steps.at(step - block * length)
+
+
+def _beside(parts: Sequence[Step], device: str) -> Step:
+    """The seeds' parts along a second axis."""
+
+    def side(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(tensors), dim=1).to(device, non_blocking=True)
+
+    t, inputs, targets, label = zip(*parts, strict=True)
+    return Step(side(t), side(inputs), side(targets), None if label[0] is None else side(label))
 
 
 def steps_in_advance(batch: int, d: int, coupling: Coupling) -> int:
@@ -86,7 +108,8 @@ class _Block:
     length: int
     t: Tensor  # (n,) float64
     noise: Tensor | None  # (n, *shape), of a bridge
-    ends: Sequence[Pairs | Future[Pairs]]  # pieces of x0 and x1
+    ends: Sequence[Ends | Future[Ends]]  # pieces
+    withheld: Tensor | None  # (n,), of a conditional flow: whose label the network is not given
 
     @classmethod
     def draw(cls, spec: FlowSpec, block: int, length: int, pairs: Pairs | None, pool: Executor | None) -> _Block:
@@ -99,30 +122,40 @@ class _Block:
         else:
             index = torch.randint(len(pairs[0]), (n,), generator=rng)
             x0, x1 = pairs[0][index], pairs[1][index]
+            label = None if pairs[2] is None else pairs[2][index]
         t = spec.times.draw(n, rng, spec.path).clamp(min=spec.path.start_time)
         noise = None if spec.path.affine else torch.randn(x1.shape, generator=rng, dtype=torch.float64)
+        withheld = None
+        if spec.classes is not None:  # a stream of its own: the rest is drawn as for an unconditional flow
+            rng = generator("label dropout", spec.reflow, spec.seed, block)
+            withheld = torch.rand(n, generator=rng) < getattr(spec.model, "label_dropout", 0.0)
         if pool is None:
-            return cls(spec, length, t, noise, [(x0, x1)])
+            return cls(spec, length, t, noise, [(x0, x1, label)], withheld)
         size = spec.coupling.size(spec.train.batch)
-        labels = [None] * (n // size) if label is None else label.split(size)
+        labels = repeat(None, n // size) if label is None else label.split(size)
         problems = zip(x0.split(size), x1.split(size), labels, strict=True)
         names = ("pair", spec.reflow, spec.seed, block)
         ends = [pool.submit(_paired, spec.coupling, *problem, *names, k) for k, problem in enumerate(problems)]
-        return cls(spec, length, t, noise, ends)
+        return cls(spec, length, t, noise, ends, withheld)
 
     def prepared(self, data_std: float) -> Step:
-        """t `(K, B)`, inputs and targets `(K, B, *shape)`, float32."""
+        """`length` steps of this seed: t `(K, B)`, inputs and targets `(K, B, *shape)`, float32, labels `(K, B)`."""
         ends = [piece.result() if isinstance(piece, Future) else piece for piece in self.ends]
-        x0, x1 = (torch.cat(side).double() for side in zip(*ends, strict=True))
+        x0, x1 = (torch.cat(side).double() for side in ([end[0] for end in ends], [end[1] for end in ends]))
         inputs, targets = parametrisation(self.spec, data_std).regression(x0, x1, self.t, self.noise)
         steps = (self.length, self.spec.train.batch)
         inputs, targets = (x.float().reshape(*steps, *x1.shape[1:]) for x in (inputs, targets))
-        return self.t.float().reshape(steps), inputs, targets
+        label = None
+        if self.withheld is not None:
+            given = torch.cat([end[2] for end in ends if end[2] is not None])
+            label = given.masked_fill(self.withheld, NO_LABEL).reshape(steps)
+        return Step(self.t.float().reshape(steps), inputs, targets, label)
 
 
-def _paired(coupling: Coupling, x0: Tensor, x1: Tensor, label: Tensor | None, *names: str | int) -> Pairs:
+def _paired(coupling: Coupling, x0: Tensor, x1: Tensor, label: Tensor | None, *names: str | int) -> Ends:
     i, j = coupling.pair_labelled(x0, x1, label, generator(*names))
-    return x0.index_select(0, i), x1.index_select(0, j)  # of images five times as fast as x0[i]
+    own = None if label is None else label.index_select(0, j)
+    return x0.index_select(0, i), x1.index_select(0, j), own  # of images five times as fast as x0[i]
 
 
 def _cores() -> int:

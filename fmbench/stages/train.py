@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import Diverged
 from ..models.base import Network
 from ..randomness import seed_of
-from .flow import FlowSpec, TrainSettings, parametrisation
+from .flow import FlowSpec, Pairs, TrainSettings, parametrisation
 from .minibatches import minibatches
 
 ALIGNMENT = 64  # floats: whole vector registers and cache lines, unrolled
@@ -89,7 +89,7 @@ def train(
     specs: Sequence[FlowSpec],
     *,
     device: str = "cpu",
-    pairs: Sequence[tuple[Tensor, Tensor] | None] | None = None,
+    pairs: Sequence[Pairs | None] | None = None,
     initial: Sequence[dict[str, Tensor]] | None = None,
     states: Sequence[State | None] | None = None,
     checkpoint: Callable[[int, list[State]], None] | None = None,
@@ -99,7 +99,7 @@ def train(
 
     Args:
         specs: one a seed; several only where `seeds_at_once` allows it.
-        pairs: for reflow rounds, each seed's fixed pairs (z0, z1), `(n, *shape)` each.
+        pairs: for reflow rounds, each seed's fixed pairs.
         initial: each seed's weights to start from, by parameter name; freshly drawn ones when None.
         states: where to go on, as `checkpoint` received it; all of the same step.
         checkpoint: called every few seconds with the step and each seed's state.
@@ -112,7 +112,7 @@ def train(
     stack, batch, steps = len(specs), settings.batch, settings.steps
     if stack > 1 and batch % ALIGNMENT:
         raise ValueError(f"flows with train.batch = {batch}, no multiple of {ALIGNMENT}, are trained one by one")
-    network = first.model.network(first.data.shape, [s.seed for s in specs])
+    network = first.model.network(first.data.shape, [s.seed for s in specs], first.classes)
     if initial is not None:
         stacked = {name: [w[name] for w in initial] for name in initial[0]}
         network.load_state_dict({name: torch.cat(w) if stack > 1 else w[0] for name, w in stacked.items()})
@@ -137,13 +137,13 @@ def train(
     for step, batches in minibatches(specs, start, steps, data_std, pairs, device):
         for group in optimiser.param_groups:
             group["lr"] = _learning_rate(settings, step)
-        t, inputs, targets = batches
+        t, inputs, targets, label = batches
         with ExitStack() as during:  # contexts cost as much as a small network's layer: only those that are needed
             if settings.precision == "bfloat16":
                 during.enter_context(torch.autocast(torch.device(device).type, torch.bfloat16))
             if draws:
                 during.enter_context(_own_randomness(device, "dropout", first.reflow, first.seed, step))
-            predicted = network(t, inputs)
+            predicted = network(t, inputs) if label is None else network(t, inputs, label)
         loss = settings.loss.of(predicted.float() - targets, settings.weight.at(reading, t))
         gradient = packed.backward(loss.sum())
         if settings.clip is not None:

@@ -291,7 +291,7 @@ def pairs_of(flow: FlowSpec, n: int, **changes: Any) -> PairsSpec:
 def test_pairs() -> None:
     spec = gaussian()
     field = velocity_field(spec, None)
-    z0, z1 = pairs_from(pairs_of(spec, 200), field)
+    z0, z1, _ = pairs_from(pairs_of(spec, 200), field)
     assert torch.allclose(z1, torch.tensor(MEAN) + torch.tensor(STD) * z0, atol=1e-4)
     fewer = pairs_from(pairs_of(spec, 50), field)
     assert torch.equal(fewer[0], z0[:50])
@@ -310,10 +310,11 @@ def test_pairs() -> None:
 def test_inverted_pairs_end_in_data_and_lie_on_the_same_map() -> None:
     spec = gaussian()
     field = velocity_field(spec, None)
-    z0, z1 = pairs_from(pairs_of(spec, 200, inverted=0.3, solver=RK4(), steps=50), field)
+    z0, z1, label = pairs_from(pairs_of(spec, 200, inverted=0.3, solver=RK4(), steps=50), field)
     assert z0.shape == z1.shape == (200, 3)
+    assert label is None
     assert torch.allclose(z1, torch.tensor(MEAN) + torch.tensor(STD) * z0, atol=1e-4)
-    forward, _ = pairs_from(pairs_of(spec, 200, solver=RK4(), steps=50), field)
+    forward, *_ = pairs_from(pairs_of(spec, 200, solver=RK4(), steps=50), field)
     assert torch.equal(z0[:140], forward[:140])
     data = stream(lambda n, rng: spec.data.draw(n, rng)[0], 0, 60, "inverted pairs", spec.seed)
     assert torch.equal(z1[140:], data)

@@ -21,7 +21,7 @@ from fmbench.models import MODELS
 from fmbench.randomness import generator
 from fmbench.solvers import SOLVERS
 from fmbench.stages import train as training
-from fmbench.stages.flow import FlowSpec, NetworkField, TrainSettings, parametrisation, velocity_field
+from fmbench.stages.flow import FlowSpec, NetworkField, Pairs, TrainSettings, parametrisation, velocity_field
 from fmbench.stages.train import Trained, seeds_at_once, train
 
 UNET = {"name": "unet", "channels": 8, "dropout": 0.2}
@@ -177,9 +177,9 @@ def test_losses_and_weights_are_heard_in_company_too(settings: dict[str, Any]) -
 def test_a_seed_that_diverges_leaves_its_companions_alone() -> None:
     good, bad = flow(seed=0), flow(seed=1)
     x0, x1 = torch.randn(256, 2, generator=generator("a")), torch.randn(256, 2, generator=generator("b"))
-    poison = (x0, torch.full_like(x1, math.inf))
-    alone = only(train([good], pairs=[(x0, x1)]))
-    first, second = train([good, bad], pairs=[(x0, x1), poison])
+    poison = Pairs(x0, torch.full_like(x1, math.inf))
+    alone = only(train([good], pairs=[Pairs(x0, x1)]))
+    first, second = train([good, bad], pairs=[Pairs(x0, x1), poison])
     assert isinstance(first, Trained)
     assert same(alone, first)
     assert isinstance(second, Diverged)
@@ -188,7 +188,7 @@ def test_a_seed_that_diverges_leaves_its_companions_alone() -> None:
 
 def test_a_hopeless_training_stops_early() -> None:
     seen: list[int] = []
-    pairs = (torch.zeros(8, 2), torch.full((8, 2), math.inf))
+    pairs = Pairs(torch.zeros(8, 2), torch.full((8, 2), math.inf))
     (outcome,) = train([flow()], pairs=[pairs], progress=seen.append)
     assert isinstance(outcome, Diverged)
     assert sum(seen) == 64, "it went on after the loss was lost"
