@@ -143,6 +143,7 @@ OTHER: dict[str, Any] = {
     "flow": flow(seed=5), "n": 77, "batch": 33, "sample_seed": 9, "solver": SOLVERS.build("rk4"), "steps": 3,
     "tolerance": 0.5, "max_steps": 64, "metric": METRICS.build("sliced_w2"), "grid": None, "prediction": None,
     "cell": SAMPLE.model_copy(update={"sample_seed": 9}), "reference": REFERENCE.model_copy(update={"n": 101}),
+    "precision": "tf32", "compile": True, "keep": False,
     "distilled": 3, "init": "previous", "inverted": 0.5, "teacher": REFERENCE.model_copy(update={"n": 55}),
 }  # fmt: skip
 

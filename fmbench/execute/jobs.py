@@ -16,12 +16,15 @@ from ..flow.velocity import Field, Velocity
 from ..identity import Spec
 from ..metrics.base import Geometry, Resources
 from ..metrics.geometry import broken_identity
+from ..stages.arithmetic import products
 from ..stages.flow import FlowSpec, Pairs, PairsSpec, velocity_field
 from ..stages.measure import AloneSpec, MeasureSpec, PairingSpec, alone, evidence, told
 from ..stages.sample import ReferenceSpec, SampleSpec, pairs_from, reference, sample
 from ..stages.train import State, train
 from ..statistics import Estimate
-from ..store import Artefact, Store, WriteError
+from ..store import Store, WriteError
+
+TO_LOOK_AT = 64  # samples of a cell that are stored in any case
 
 Progress = Callable[[str, int], None]  # what advanced (trained | sampled | measured), by how much
 
@@ -43,6 +46,7 @@ class Outcome:
     rejected: float | None = None
     startup: float | None = None
     vjp: float | None = None
+    batch: int | None = None  # that the memory held, where it did not hold the one asked for
     trace: str | None = None  # of an unexpected exception, for the manifest
 
 
@@ -106,9 +110,14 @@ class Bench:
     store: Store
     device: str
     progress: Progress = field(default=lambda what, amount: None)
+    fresh: tuple[str, torch.Tensor] | None = field(default=None, init=False)  # the samples at hand, by their key
 
     def run(self, job: Job) -> dict[str, Outcome]:
         """The outcome of every key that the job provides. Only a refused write escapes as an exception."""
+        with products("float32", self.device):  # unless a stage says otherwise
+            return self._run(job)
+
+    def _run(self, job: Job) -> dict[str, Outcome]:
         if isinstance(job, TrainJob):
             return self._train(job.flows)
         if isinstance(job, PairsJob) and job.pairs is not None:
@@ -206,12 +215,17 @@ class Bench:
             geometry = {name: value for name, value in vars(solved.geometry).items() if isinstance(value, torch.Tensor)}
             tensors = {**geometry, "trajectories": solved.trajectories, "times": solved.times}
             info: dict[str, Any] = {"error": solved.geometry.error, "steps": solved.steps, "nfe": solved.nfe}
-            ledger = solved.ledger
+            ledger, batch = solved.ledger, solved.batch
         else:
-            sampled = sample(cell, field_, self.device)
-            tensors, info = {"x": sampled.x}, {**asdict(sampled.resources), "steps": sampled.steps}
-            ledger = sampled.ledger
+            drawn = sample(cell, field_, self.device)
+            x = drawn.x.clone()  # no inference tensor: metrics may differentiate
+            self.fresh = cell.key, x
+            tensors = {"x": x if cell.keep else x[:TO_LOOK_AT].clone()}
+            info = {**asdict(drawn.resources), "steps": drawn.steps}
+            ledger, batch = drawn.ledger, drawn.batch
         info |= {"ledger": asdict(ledger), "device": self.device, "took": time.perf_counter() - started}
+        if batch != cell.batch:
+            info["batch"] = batch
         self.store.write(cell.key, cell.identity(), info, tensors)
         return Outcome()
 
@@ -220,9 +234,7 @@ class Bench:
         if isinstance(spec.cell, ReferenceSpec):
             generated, resources = geometry.z1, Resources(info["nfe"], (info["took"],), None)
         else:
-            artefact = _sampled(self.store, spec.cell.key)
-            generated = artefact.tensors["x"]
-            facts = artefact.info
+            generated, facts = self._generated(spec.cell), self.store.info(spec.cell.key) or {}
             resources = Resources(facts["nfe"], tuple(facts["seconds"]), facts["peak_memory_mb"])
         field_ = _called_from_cpu(self._field(spec.cell.flow), self.device)
         velocity = Velocity(told(spec.cell.flow, field_), path=spec.cell.flow.path)
@@ -232,6 +244,16 @@ class Bench:
         outcome = _valued(spec.metric.measure(seen))
         return replace(outcome, vjp=velocity.vjps / max(outcome.n or 0, 1))
 
+    def _generated(self, cell: SampleSpec) -> torch.Tensor:
+        """A cell's samples: those at hand, those stored or, where they were not kept, the same drawn again."""
+        if self.fresh is None or self.fresh[0] != cell.key:
+            x = self.store.read(cell.key).tensors["x"]
+            self.fresh = (
+                cell.key,
+                x if len(x) == cell.n else sample(cell, self._field(cell.flow), self.device).x.clone(),
+            )
+        return self.fresh[1]
+
     def _measured(self, spec: MeasureSpec | AloneSpec, measure: Callable[[], Outcome]) -> Outcome:
         started = time.perf_counter()
         result = self._attempt(measure)
@@ -239,7 +261,7 @@ class Bench:
         if isinstance(spec, MeasureSpec):
             info = self.store.info(spec.cell.key) or {}
             facts |= {"nfe": info.get("nfe"), "steps": round(info["steps"]) if "steps" in info else None}
-            facts |= info.get("ledger", {})
+            facts |= {**info.get("ledger", {}), "batch": info.get("batch")}
         result = Outcome(**{**asdict(result), **facts})
         if result.status in ("ok", "skipped"):
             self.store.write(
@@ -312,8 +334,3 @@ def _geometry(store: Store, key: str) -> tuple[dict[str, Any], Geometry, int]:
 def _pairs(store: Store, key: str) -> Pairs:
     tensors = store.read(key).tensors
     return Pairs(tensors["z0"], tensors["z1"], tensors.get("label"))
-
-
-@lru_cache(maxsize=2)
-def _sampled(store: Store, key: str) -> Artefact:
-    return store.read(key)

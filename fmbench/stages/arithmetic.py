@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -43,17 +44,23 @@ def faster(field: Field, precision: Precision, device: str, compiled: bool = Fal
 
     Compiled code is replayed as CUDA graphs on a GPU, one for each shape: for solvers whose batches keep their size.
     """
-    if compiled:
-        field = torch.compile(field, mode="reduce-overhead", dynamic=False)
-    elif precision != "bfloat16":
+    if not compiled and precision != "bfloat16":
         return field
+    inner = _compiled(field) if compiled else field
 
     def called(t: Tensor, x: Tensor, *label: Tensor | None) -> Tensor:
         if compiled:
             torch.compiler.cudagraph_mark_step_begin()
         with cast(precision, device):
-            v = field(t, x, *label)
+            v = inner(t, x, *label)
         # A graph's next replay overwrites its output, which multi-stage solvers still need.
         return v.to(x.dtype, copy=compiled)
 
     return called
+
+
+@lru_cache(maxsize=1)  # a worker does the cells of one flow after the other
+def _compiled(field: Field) -> Field:
+    torch.compiler.reset()  # lets go of the graphs of the flow before
+    compiled: Field = torch.compile(field, mode="reduce-overhead", dynamic=False)
+    return compiled

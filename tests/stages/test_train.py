@@ -292,3 +292,21 @@ def test_every_model_trains_and_its_weights_are_its_own(name: str) -> None:
     assert not torch.equal(weights[key := next(iter(weights))], dict(network.named_parameters())[key])
     x = spec.data.take("test", 3)
     assert field(torch.tensor(0.5, dtype=torch.float64), x).shape == x.shape
+
+
+def test_a_compiled_training_is_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through torch.compile's own front end; its code generator is torch's to test."""
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: compiler(network, backend="eager", dynamic=dynamic))
+    plain, fast = (only(train([flow(samples=640, compile=c)])) for c in (False, True))
+    assert all(torch.allclose(plain.weights[name], fast.weights[name], atol=1e-6) for name in plain.weights)
+
+
+def test_curves_are_told_as_they_are_kept() -> None:
+    seen: list[tuple[int, list[float]]] = []
+    outcomes = train(
+        [flow(seed=s, samples=640) for s in (0, 1)], curves=lambda n, loss: seen.append((n, loss.tolist()))
+    )
+    for i, outcome in enumerate(outcomes):
+        assert isinstance(outcome, Trained)
+        assert outcome.losses == [(n, losses[i]) for n, losses in seen]
