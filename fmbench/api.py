@@ -64,10 +64,14 @@ def outline(
     *,
     set: Sequence[str] = (),
     only: Sequence[str] = (),
+    device: str | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
     plugins: Sequence[str] = (),
 ) -> Outline:
-    """The plan of a suite compared with the cache; nothing is computed or written."""
+    """The plan of a suite compared with the cache; nothing is computed or written. Arguments as in `run`."""
     load_plugins(plugins)
+    devices_for(device, workers, ray)
     plan = make_plan(_suite(suite, set), only)
     return Outline(plan, missing(plan, Store()))
 
@@ -80,6 +84,7 @@ def run(
     only: Sequence[str] = (),
     device: str | None = None,
     workers: int | None = None,
+    ray: str | None = None,
     plugins: Sequence[str] = (),
     watcher: Watcher | None = None,
 ) -> Results:
@@ -92,6 +97,8 @@ def run(
         only: filters such as `"path=rectified"`.
         device: `"cpu"`, `"cuda"` or `"cuda:1"`; a GPU where there is one when None.
         workers: worker processes; one for each core or GPU when None.
+        ray: address of a Ray cluster, "auto" for the one at hand, whose devices take the place of this machine's; all its
+            nodes see one FMBENCH_CACHE.
         plugins: Python files that register a user's own components.
         watcher: hears of progress.
 
@@ -102,8 +109,11 @@ def run(
         UserError: a mistake in the suite or the arguments, or a folder that cannot be written.
     """
     load_plugins(plugins)
-    plan = make_plan(_suite(suite, set), only)
-    devices = devices_for(device, workers)
+    wanted = _suite(suite, set)
+    for part in [part for task in wanted.problems() for part in (task.data, task.source)]:
+        part.prepare()  # before the plan, whose keys name the data's content
+    plan = make_plan(wanted, only)
+    devices = devices_for(device, workers, ray)
     store, watcher = Store(), watcher or Nobody()
     folder = ResultFolder(out or Path("results") / plan.suite.suite)
     with folder.locked():
@@ -119,7 +129,13 @@ def run(
                 last = time.monotonic()
 
         outcomes = execute(
-            work, store, devices=devices, plugins=plugins, on_progress=watcher.advanced, on_outcomes=snapshot
+            work,
+            store,
+            devices=devices,
+            plugins=plugins,
+            ray=ray is not None,
+            on_progress=watcher.advanced,
+            on_outcomes=snapshot,
         )
         table = frame(rows(plan, outcomes))
         facts = manifest(plan, outcomes, store, devices)
@@ -187,11 +203,12 @@ def manifest(plan: Plan, outcomes: dict[str, Outcome], store: Store, devices: Se
         "hardware": hardware(devices),
         "seeds": sorted({flow.seed for flow in flows}),
         "data": {
-            flow.data.label(): {
-                **dict(zip(("mean", "std"), flow.data.moments(), strict=True)),
-                "dims": math.prod(flow.data.shape),
+            task.data.label(): {
+                **dict(zip(("mean", "std"), task.data.moments(), strict=True)),
+                "dims": math.prod(task.data.shape),
+                **task.data.provenance(),
             }
-            for flow in _one_each(flows, "data")
+            for task in plan.suite.problems()
         },
         "paths": {flow.path.label(): _ends(flow) for flow in _one_each(flows, "path")},
         "flows": [_flow_facts(flow, store) for flow in flows],

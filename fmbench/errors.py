@@ -24,8 +24,12 @@ class Skip(Exception):
 
 def unknown(what: str, value: object, valid: Iterable[object], *, remedy: str = "") -> UserError:
     """The error for a name that is not among the valid ones: says the nearest match and lists what is valid."""
+    return UserError(f"unknown {what} '{value}'.{suggestion(value, valid)}{' ' + remedy if remedy else ''}")
+
+
+def suggestion(value: object, valid: Iterable[object]) -> str:
+    """The nearest match and the list of what is valid, as sentences that follow one."""
     names = sorted(str(name) for name in valid)
     nearest = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
     guess = f" Did you mean '{nearest[0]}'?" if nearest else ""
-    listed = f" Valid: {', '.join(names)}." if names else ""
-    return UserError(f"unknown {what} '{value}'.{guess}{listed}{' ' + remedy if remedy else ''}")
+    return f"{guess} Valid: {', '.join(names)}." if names else ""

@@ -15,16 +15,18 @@ from .errors import UserError, unknown
 from .flow import predictions
 from .flow.guidance import calls
 from .flow.losses import Loss
+from .flow.paths import derivative_gap
 from .flow.times import TIMES
 from .identity import Spec
 from .schema import Budget, Suite, Task, label_of, name_of
 from .solvers import GRIDS, SOLVERS
 from .stages.flow import FlowSpec, PairsSpec, TrainSettings
-from .stages.measure import AloneSpec, FloorSpec, MeasureSpec, PairingSpec, TruthSpec, exact
+from .stages.measure import AloneSpec, FloorSpec, GivenSpec, MeasureSpec, PairingSpec, TruthSpec, exact
 from .stages.minibatches import steps_in_advance
 from .stages.sample import ReferenceSpec, SampleSpec
-from .table import FLOOR, REFERENCE, TRUTH
+from .table import FLOOR, GIVEN, REFERENCE, TRUTH
 
+WRONG_SLOPE = 1e-3  # a gap that neither float32 nor the curvature of a sane path explains
 FLOW_COLUMNS = (
     "data", "source", "path", "coupling", "prediction", "times", "model", "reflow", "distilled", "seed", "method",
 )  # fmt: skip
@@ -100,10 +102,11 @@ def make_plan(suite: Suite, only: Sequence[str] = ()) -> Plan:
 
 
 def _task_cells(suite: Suite, task: Task) -> list[Cell]:
-    flows = _flows(suite, task)
+    flows = [flow for flow in _flows(suite, task) if not flow.model.given]
     guided = [(flow, guidance) for flow in flows for guidance in _guidances(suite, flow)]
     cells = [cell for one in guided for cell in (*_flow_cells(suite, *one), *_sample_cells(suite, *one))]
-    return [*_once([*_pairing_cells(suite, flows), *cells, *_truth_cells(suite, flows)]), *_floor_cells(suite, task)]
+    cells = [*_pairing_cells(suite, flows), *cells, *_given_cells(suite, task), *_truth_cells(suite, flows)]
+    return [*_once(cells), *_floor_cells(suite, task)]
 
 
 def _guidances(suite: Suite, flow: FlowSpec) -> list[float | None]:
@@ -111,7 +114,11 @@ def _guidances(suite: Suite, flow: FlowSpec) -> list[float | None]:
     if flow.classes is None:
         return [None]
     guidances = suite.sample.guidance
-    if not getattr(flow.model, "label_dropout", 0.0) and (guided := [s for s in guidances if s != 1]):
+    if (
+        flow.model.trained
+        and not getattr(flow.model, "label_dropout", 0.0)
+        and (guided := [s for s in guidances if s != 1])
+    ):
         raise UserError(
             f"sample.guidance = {guided[0]:g}: model '{flow.model.label()}' was never trained without labels, so it has no "
             "unconditional velocity. Set flow.model.label_dropout, such as 0.1, or use guidance 1."
@@ -184,6 +191,25 @@ def _pairing_cells(suite: Suite, flows: Sequence[FlowSpec]) -> list[Cell]:
     return cells
 
 
+def _given_cells(suite: Suite, task: Task) -> list[Cell]:
+    """Values of samples that were made elsewhere: how, by which path, solver or seed, the table does not know."""
+    shared = {"data": task.data, "n": suite.sample.n, "sample_seed": suite.sample.seed}
+    columns = {"data": label_of(task.data), "solver": GIVEN, "sample_seed": suite.sample.seed}
+    cells = []
+    for model in (model for model in suite.flow.model if model.given):
+        if (held := len(model.samples(task.data))) < suite.sample.n:
+            raise UserError(
+                f"model '{model.label()}' holds {held:,} samples, sample.n = {suite.sample.n:,} are asked for"
+            )
+        named = {**columns, "source": label_of(task.source), "model": model.label(), "method": model.method()}
+        cells += [
+            Cell({**named, "metric": m.label()}, GivenSpec(**shared, model=model, metric=m))
+            for m in suite.metrics
+            if m.scope == "samples"
+        ]
+    return cells
+
+
 def _truth_cells(suite: Suite, flows: Sequence[FlowSpec]) -> list[Cell]:
     """What the metrics of exact flows should be, where that is known."""
     return [
@@ -193,7 +219,7 @@ def _truth_cells(suite: Suite, flows: Sequence[FlowSpec]) -> list[Cell]:
         )
         for flow in flows
         for m in suite.metrics
-        if flow.model.exact and m.scope != "samples" and m.true_value(exact(flow)) is not None
+        if flow.model.exact and flow.classes is None and m.scope != "samples" and m.true_value(exact(flow)) is not None
     ]
 
 
@@ -260,6 +286,11 @@ def _check(flow: FlowSpec) -> None:
         raise UserError(
             f"path '{flow.path.name}' has no schedule: implement schedule(t), or alpha(t) and sigma(t) of a UserPath"
         ) from None
+    if (gap := derivative_gap(flow.path, 1e-3)) > WRONG_SLOPE:
+        raise UserError(
+            f"path '{flow.path.label()}': its derivatives are not those of its α and σ: they differ from differences by "
+            f"{gap:.2g}, relative to the largest. Mend d_alpha and d_sigma, or leave them out of a UserPath."
+        )
     flow.path.check(flow.coupling)
     flow.times.check(flow.path)
     predictions.check(flow.prediction, flow.path, flow.coupling, flow.source.name, flow.reflow or flow.distilled)
@@ -330,6 +361,8 @@ def method_of(flow: FlowSpec) -> str:
 
     What is predicted follows it, unless it is the velocity: "VP, epsilon"; of a student, its steps: "2-RF, 1 step".
     """
+    if (brought := flow.model.method()) is not None:
+        return brought
     if flow.distilled:
         steps = f"{flow.distilled} step{'s' if flow.distilled > 1 else ''}"
         return f"{method_of(flow.model_copy(update={'distilled': 0}))}, {steps}"
@@ -365,7 +398,7 @@ def _filtered(cells: list[Cell], rule: str) -> list[Cell]:
         # Floors have no flow, values of the flow no solver to be filtered by: they stay with what they explain.
         inapplicable = (
             value is None
-            or (column in ("solver", "nfe") and cell.columns.get("solver") in (None, "reference"))
+            or (column in ("solver", "nfe") and cell.columns.get("solver") in (None, REFERENCE, GIVEN))
             or (column in ("method", "model") and isinstance(cell.spec, FloorSpec))
             or (column == "model" and isinstance(cell.spec, TruthSpec))
         )

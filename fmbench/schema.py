@@ -221,6 +221,7 @@ def _budgets(value: Any) -> list[Budget]:
     try:
         batches = [None] if batch is None else [_positive("batch", b) for b in _listed(batch)]
         for spec in _product(SOLVERS, item):
+            _require_known_keys(spec)
             solver = SOLVERS.build(spec)
             if solver.adaptive:
                 if given := [
@@ -247,6 +248,16 @@ def _budgets(value: Any) -> list[Budget]:
     return budgets
 
 
+def _require_known_keys(spec: Any) -> None:
+    """A solver's own keys, and those of its budget, which every entry of `sample.solvers` may have."""
+    if isinstance(spec, dict) and isinstance(spec.get("name"), str):
+        solver = SOLVERS.get(spec["name"])
+        valid = [*solver.model_fields, *(["batch"] if solver.adaptive else ["nfe", "steps", "grid", "batch"])]
+        for key in spec:
+            if key not in ("name", *valid):
+                raise UserError(f"solver '{solver.name}': {unknown('key', key, valid)}")
+
+
 MOST_CALLS = 1_000_000
 
 
@@ -254,6 +265,9 @@ def _positive(key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_CALLS:
         raise UserError(f"{key} = {value!r}: whole numbers from 1 to {MOST_CALLS:,}")
     return value
+
+
+MOST_SAMPLES = 10_000_000
 
 
 class ReferenceSettings(_Strict):
@@ -277,11 +291,11 @@ class SampleSettings(_Strict):
     not given they do up to 64 MB a cell.
     """
 
-    n: PositiveInt = 10_000
+    n: int = Field(10_000, ge=1, le=MOST_SAMPLES)
     batch: PositiveInt = 4096
     seed: Seed = 0
     guidance: Annotated[list[Guidance], BeforeValidator(_listed)] = Field(default=1.0, validate_default=True)
-    solvers: list[Budget]
+    solvers: list[Budget] = []  # may be left out where only given samples are measured
     reference: ReferenceSettings = ReferenceSettings()
     precision: Precision = "float32"
     compile: bool = False
@@ -378,6 +392,8 @@ class Suite(_Strict):
             raise ValueError("source stands inside each of the tasks, not beside them")
         for metric in self.metrics:
             n = getattr(metric, "n", None)
+            if n is not None and n > MOST_SAMPLES:
+                raise ValueError(f"metric '{metric.name}' asks for n = {n:,} samples: at most {MOST_SAMPLES:,}")
             if n is not None and metric.scope == "samples" and n > self.sample.n:
                 raise ValueError(
                     f"metric '{metric.name}' asks for n = {n} samples, sample.n is {self.sample.n}: raise one or lower the other"
@@ -388,6 +404,8 @@ class Suite(_Strict):
                 raise ValueError(
                     f"claim '{claim.label()}' needs {', '.join(lacking)}: add to metrics, or leave the claim out"
                 )
+        if not self.sample.solvers and not all(model.given for model in self.flow.model):
+            raise ValueError("sample.solvers is missing: a list such as [{name: euler, nfe: [1, 2, 4]}]")
         self.problems()
         return self
 

@@ -44,6 +44,7 @@ IDENTITY = (*TASK, *FLOW, *SAMPLER, "metric", *DESCRIPTION)
 
 REFERENCE = "reference"  # `solver` of a metric of the flow itself
 FLOOR = "data"  # `model` of real data measured against real data
+GIVEN = "given"  # `solver` of samples that were made elsewhere
 TRUTH = "truth"  # `model` of an exact value, beside what an oracle's flow was measured to have
 
 

@@ -22,7 +22,7 @@ from fmbench.models import MODELS
 from fmbench.registry import Component
 from fmbench.solvers import GRIDS, SOLVERS
 from fmbench.stages.flow import FlowSpec, PairsSpec, TrainSettings
-from fmbench.stages.measure import FloorSpec, MeasureSpec, PairingSpec, TruthSpec
+from fmbench.stages.measure import FloorSpec, GivenSpec, MeasureSpec, PairingSpec, TruthSpec
 from fmbench.stages.sample import ReferenceSpec, SampleSpec
 
 
@@ -58,6 +58,9 @@ EXAMPLES: dict[str, Spec] = {
         pairs=None,
         metric=METRICS.build("transport_cost"),
         sample_seed=0,
+    ),
+    "given": GivenSpec(
+        data=DATA.build("moons"), model=MODELS.build("samples"), metric=METRICS.build("w2"), n=100, sample_seed=0
     ),
     "truth": TruthSpec(flow=flow(), metric=METRICS.build("transport_cost")),
 }
@@ -145,6 +148,7 @@ OTHER: dict[str, Any] = {
     "cell": SAMPLE.model_copy(update={"sample_seed": 9}), "reference": REFERENCE.model_copy(update={"n": 101}),
     "precision": "tf32", "compile": True, "keep": False,
     "distilled": 3, "init": "previous", "inverted": 0.5, "teacher": REFERENCE.model_copy(update={"n": 55}),
+    "guidance": 2.0,
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ..contrasts import Difference, combination
 from ..registry import Component
+from ..table import REFERENCE
 from .cells import Cell, Cells, NotTested
 
 
@@ -118,7 +119,8 @@ def _place(cell: Cell, other: Cell) -> str:
     """What tells a cell from the other one, in words."""
     if cell.metric != other.metric:
         return cell.metric
-    columns = ("path", "coupling", "prediction", "times", "model", "reflow", "solver", "nfe", "rtol")
+    solve = () if cell["solver"] == REFERENCE else ("solver", "nfe", "rtol")
+    columns = ("path", "coupling", "prediction", "times", "model", "reflow", "distilled", *solve)
     shown = [f"{name}={_short(cell[name])}" for name in columns if cell[name] != other[name] and cell[name] is not None]
     return ", ".join(shown) + f" on {cell['data']}"
 

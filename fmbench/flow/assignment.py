@@ -40,8 +40,8 @@ of the solve, single draws on a busy machine, transposing the costs included: 2.
 
 
 def _spread(x: Tensor) -> float:
-    """E‖x‖² − ‖E x‖², the mean squared distance from the mean; of the first 128 points, for a guess needs no more."""
-    x = x[:128]
+    """E‖x‖² − ‖E x‖², the mean squared distance from the mean; of the first 64 points, for a guess needs no more."""
+    x = x[:64]
     norm = partial(torch.linalg.vector_norm, dtype=torch.float64)
     return (norm(x) ** 2 / len(x) - norm(x.mean(0)) ** 2).item()
 

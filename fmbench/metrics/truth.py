@@ -22,7 +22,8 @@ SPACING = 0.5  # of the grid, in the least standard deviation: errors of 1e-7, f
 
 def known(flow: Exact) -> MixtureLaw | None:
     """The data's law where the exact flow is known: a mixture of Gaussians, independent of its normal source."""
-    return flow.data.mixture() if flow.source.name == "normal" and flow.coupling.name == "independent" else None
+    independent = flow.source.name == "normal" and flow.coupling.name == "independent"
+    return flow.data.mixture() if independent and flow.path.sound else None
 
 
 def gaussian(flow: Exact) -> GaussianFlow | None:

@@ -1,4 +1,4 @@
-"""Networks F(t, x) that learn velocities, and oracles that need no learning."""
+"""Networks F(t, x) that learn velocities, oracles that need no learning, and what is brought from elsewhere."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ MODELS: Registry[Model] = Registry(
         "transformer": "fmbench.models.transformer:Transformer",
         "oracle": "fmbench.models.oracle:Oracle",
         "empirical": "fmbench.models.oracle:Empirical",
+        "external": "fmbench.models.external:External",
+        "samples": "fmbench.models.samples:Samples",
     },
     listing="models",
 )

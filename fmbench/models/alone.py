@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..randomness import seed_of
-from .base import NO_LABEL, Network
+from .base import NO_LABEL, Network, row_of
 
 
 class LoneNetwork(Network):
@@ -28,7 +28,7 @@ class LoneNetwork(Network):
             return self.forward(t[0], x[0], None if label is None else label[0])[None]
         row = None
         if self.rows is not None:
-            row = (x.new_full((len(x),), NO_LABEL, dtype=torch.int64) if label is None else label) % self.rows
+            row = row_of(x.new_full((len(x),), NO_LABEL, dtype=torch.int64) if label is None else label, self.rows)
         if x.is_cuda:
             x = x.contiguous(memory_format=torch.channels_last)  # as tensor cores read it
         return self.seen(t.to(x.dtype).expand(len(x)), x, row)

@@ -19,6 +19,11 @@ from ..registry import Component
 NO_LABEL = -1
 
 
+def row_of(label: Tensor, rows: int) -> Tensor:
+    """Where a label's vector stands in a table of so many rows, whose last one is that of no label."""
+    return label.masked_fill(label == NO_LABEL, rows - 1)
+
+
 class Network(nn.Module):
     """F(t, x), or F(t, x, label) of a conditional model.
 
@@ -40,6 +45,7 @@ class Model(Component):
 
     trained: ClassVar[bool] = True
     exact: ClassVar[bool] = False  # its field is the true marginal velocity
+    given: ClassVar[bool] = False  # there are samples alone, and no field: see `samples`
 
     def stack(self) -> int:
         """How many seeds are worth training as one batched computation on a CPU."""
@@ -47,6 +53,10 @@ class Model(Component):
 
     def check(self, path: Path, coupling: Coupling, source: Data, data: Data) -> None:
         """Raises `UserError` where this model cannot serve such a flow: asked before anything is computed."""
+
+    def method(self) -> str | None:
+        """What the table calls its flows where path and coupling do not tell: a flow that was made elsewhere."""
+        return None
 
     def network(self, shape: tuple[int, ...], seeds: Sequence[int], classes: int | None = None) -> Network:
         """Freshly initialised networks for samples of `shape`, one for each seed; a function of (self, shape, seed, classes).
@@ -58,6 +68,10 @@ class Model(Component):
 
     def field(self, path: Path, coupling: Coupling, source: Data, data: Data) -> Field:
         """The velocity itself, for models with `trained = False`."""
+        raise NotImplementedError
+
+    def samples(self, data: Data) -> Tensor:
+        """The samples themselves `(n, *shape)`, in the data's own range, for models with `given = True`."""
         raise NotImplementedError
 
 
@@ -83,8 +97,14 @@ class ConditionalModel(Model):
         return self
 
     def check(self, path: Path, coupling: Coupling, source: Data, data: Data) -> None:
-        if self.conditional and data.classes is None:
-            raise UserError(
-                f"model '{self.name}' is conditional, and data set '{data.name}' has no labels: leave conditional out, or use "
-                "data with labels, such as 'gaussian-mixture' or 'digits'"
-            )
+        if self.conditional:
+            require_labels(self, data)
+
+
+def require_labels(model: Model, data: Data) -> None:
+    """Raises `UserError` where the data have no labels for a conditional model."""
+    if data.classes is None:
+        raise UserError(
+            f"model '{model.name}' is conditional, and data set '{data.name}' has no labels: leave conditional out, or use "
+            "data with labels, such as 'gaussian-mixture' or 'digits'"
+        )

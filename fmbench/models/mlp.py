@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..randomness import generator
-from .base import ConditionalModel, Network
+from .base import ConditionalModel, Network, row_of
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -101,7 +101,7 @@ class MLPNetwork(Network):
             return table[:, -1:]
         stack, rows, width = table.shape
         first = rows * torch.arange(stack, device=label.device)[:, None]  # of each seed, in the flattened table
-        return F.embedding(label.reshape(stack, -1) % rows + first, table.reshape(-1, width))  # −1 is the last row
+        return F.embedding(row_of(label, rows).reshape(stack, -1) + first, table.reshape(-1, width))
 
     def _time_features(self, t: Tensor) -> Tensor:
         """`(…, 1 + 2 frequencies)`, in the network's precision."""

@@ -15,6 +15,7 @@ from pydantic import (
     PositiveInt,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from torch import Tensor
 
@@ -65,6 +66,12 @@ class TrainSettings(Record):
     unchanged = {"loss": {"name": "mse", "version": 1}, "weight": {"name": "uniform", "version": 1}, "ema_ramp": 0.05}
 
     _components = field_validator("loss", "weight", mode="before")(by_name)
+
+    @model_validator(mode="after")
+    def _one_batch_at_least(self) -> TrainSettings:
+        if self.batch > self.samples:
+            raise ValueError(f"batch = {self.batch} is larger than samples = {self.samples}: lower it or train longer")
+        return self
 
     @property
     def steps(self) -> int:

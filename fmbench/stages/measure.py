@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from pydantic import PositiveInt
@@ -18,6 +19,7 @@ from ..identity import Spec
 from ..metrics.base import Evidence, Exact, Geometry, Metric, Pairing, Resources
 from ..metrics.coupling import Minibatch
 from ..models import MODELS
+from ..models.base import Model
 from ..randomness import generator
 from ..statistics import Estimate
 from .flow import FlowSpec, Pairs, PairsSpec
@@ -77,7 +79,20 @@ class TruthSpec(Spec):
     metric: Metric
 
 
-AloneSpec = FloorSpec | TruthSpec | PairingSpec  # what is measured without a solve
+class GivenSpec(Spec):
+    """One row: a metric of the first n samples that a model of `given = True` holds."""
+
+    stage = "given"
+    shaping = frozenset({"data", "model", "metric", "n", "sample_seed"})
+
+    data: Data
+    model: Model
+    metric: Metric
+    n: PositiveInt
+    sample_seed: int
+
+
+AloneSpec = FloorSpec | TruthSpec | PairingSpec | GivenSpec  # what is measured without a solve
 
 
 def evidence(
@@ -113,6 +128,21 @@ def evidence(
         reference_grid=partial(reference_times, flow.path),
         seed=cell.sample_seed,
     )
+
+
+class _NotGiven:
+    """In place of what only a flow has: a metric that looks at it is skipped."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise Skip("samples alone are given: this needs the flow that made them")
+
+
+def given_evidence(spec: GivenSpec) -> Evidence:
+    """What a metric may look at where samples alone are given."""
+    nothing: Any = _NotGiven()
+    lacking = ("source", "coupling", "train_batch", "coupled", "path", "geometry", "resources")
+    generated = spec.model.samples(spec.data)[: spec.n]
+    return Evidence(data=spec.data, generated=generated, seed=spec.sample_seed, **dict.fromkeys(lacking, nothing))
 
 
 def coupled(
@@ -193,6 +223,8 @@ def alone(spec: AloneSpec, pairs: Pairs | None = None) -> Estimate:
         known = {"data": spec.data, "source": spec.source, "coupling": spec.coupling, "seed": spec.sample_seed}
         known |= {"train_batch": spec.batch, "fixed": None if pairs is None else len(pairs[0]), "coupled": draw}
         return spec.metric.measure(Pairing(**known))  # type: ignore[arg-type]
+    if isinstance(spec, GivenSpec):
+        return spec.metric.measure(given_evidence(spec))
     if isinstance(spec, TruthSpec):
         value = spec.metric.true_value(exact(spec.flow))
         if value is None:

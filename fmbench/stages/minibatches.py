@@ -183,8 +183,8 @@ class _Block:
 
 def _paired(coupling: Coupling, x0: Tensor, x1: Tensor, label: Tensor | None, *names: str | int) -> Ends:
     i, j = coupling.pair_labelled(x0, x1, label, generator(*names))
-    own = None if label is None else label.index_select(0, j)
-    return x0.index_select(0, i), x1.index_select(0, j), own  # of images five times as fast as x0[i]
+    # index_select: of images five times as fast as x0[i]
+    return x0.index_select(0, i), x1.index_select(0, j), None if label is None else label[j]
 
 
 def _cores() -> int:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmbench.data import DATA, Data
-from fmbench.data.base import FiniteData
+from fmbench.data.base import FiniteData, Split
 from fmbench.data.toys import GaussianMixture
 from fmbench.errors import UserError
 from fmbench.randomness import BLOCK, generator
@@ -39,7 +39,11 @@ def test_draws_have_the_shape_are_float32_and_come_from_the_generator_alone(data
     assert x.isfinite().all()
     assert torch.equal(x, again)
     assert not torch.equal(x, other)
-    assert label is None or (label.shape == (300,) and label.dtype == torch.int64 and len(label.unique()) > 1)
+    assert (label is None) == (data.classes is None)
+    if label is not None:
+        assert label.shape == (300,)
+        assert label.dtype == torch.int64
+        assert set(label.tolist()) == set(range(data.classes))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -52,6 +56,28 @@ def test_samples_are_nested_in_n_and_differ_by_seed_and_split(data: Data) -> Non
     assert not torch.equal(data.take("test", most, seed=4), many)
     assert not torch.equal(data.take("train", most, seed=3), many)
     assert len(many.flatten(1).unique(dim=0)) == most
+
+
+@pytest.mark.parametrize("data", **named(EVERY))
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_labels_are_those_of_the_samples(data: Data, split: Split) -> None:
+    if data.classes is None:
+        with pytest.raises(UserError, match=f"'{data.name}' has no labels"):
+            data.take_labels(split, 5)
+        return
+    n = min(data.size(split) or 1100, 1100)
+    x, label = data.take(split, n, seed=3), data.take_labels(split, n, seed=3)
+    assert label.shape == (n,)
+    assert torch.equal(data.take_labels(split, 7, seed=3), label[:7])
+    if (law := data.mixture()) is not None:
+        assert ((x - law.means[label]).abs() < 6 * law.stds[label]).all()
+    elif data.size(split) is not None:
+        all_x, all_labels = data.take(split, None), data.take_labels(split, None)
+        same = (all_x.flatten(1)[:, None] == x.flatten(1)[:9]).all(2).double().argmax(0)
+        assert torch.equal(all_labels[same], label[:9])
+    else:
+        with pytest.raises(UserError, match="is endless"):
+            data.take_labels(split, None)
 
 
 @pytest.mark.parametrize("data", **named(EVERY))
