@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,7 +26,7 @@ from ..store import Store, WriteError
 
 TO_LOOK_AT = 64  # samples of a cell that are stored in any case
 
-Progress = Callable[[str, int], None]  # what advanced (trained | sampled | measured), by how much
+Progress = Callable[[str, Any], None]  # what advanced (trained | sampled | measured), by how much; or a `Point` (curve)
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,15 @@ class Outcome:
     vjp: float | None = None
     batch: int | None = None  # that the memory held, where it did not hold the one asked for
     trace: str | None = None  # of an unexpected exception, for the manifest
+
+
+class Point(NamedTuple):
+    """A point of a flow's loss curve, as it is being trained."""
+
+    key: str
+    samples: int
+    loss: float  # the mean since the point before
+    seconds: float  # since the epoch
 
 
 @dataclass(frozen=True)
@@ -151,6 +160,7 @@ class Bench:
                         states=[states[flow.key] for flow in group],
                         checkpoint=partial(self._checkpoint, group),
                         progress=lambda samples: self.progress("trained", samples),
+                        curves=partial(self._curves, group),
                     )
                 except WriteError:
                     raise
@@ -166,6 +176,10 @@ class Bench:
                     self.store.drop_checkpoint(flow.key)
                     outcomes[flow.key] = Outcome()
         return outcomes
+
+    def _curves(self, flows: Sequence[FlowSpec], samples: int, losses: torch.Tensor) -> None:
+        for flow, loss in zip(flows, losses.tolist(), strict=True):
+            self.progress("curve", Point(flow.key, samples, loss, time.time()))
 
     def _checkpoint(self, flows: Sequence[FlowSpec], step: int, states: Sequence[State]) -> None:
         for flow, state in zip(flows, states, strict=True):
