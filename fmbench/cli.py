@@ -90,6 +90,9 @@ def run(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     data_root: DataRoot = None,
+    log: Annotated[
+        str | None, typer.Option(help="tensorboard: loss and throughput of the trainings, in <out>/tensorboard.")
+    ] = None,
     plugin: Plugins = None,
 ) -> None:
     """Run a suite: train its flows, sample them, measure them, leave a table and a report.
@@ -113,7 +116,7 @@ def run(
     if dry_run:
         terminal.print_outline(outline(suite, **what))
         return
-    terminal.carry_out(lambda watcher: run_suite(suite, out=out, watcher=watcher, **what), quiet)
+    terminal.carry_out(lambda watcher: run_suite(suite, out=out, watcher=watcher, log=log, **what), quiet)
 
 
 app.command()(evaluate)

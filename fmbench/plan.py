@@ -29,6 +29,7 @@ WRONG_SLOPE = 1e-3  # a gap that neither float32 nor the curvature of a sane pat
 FLOW_COLUMNS = (
     "data", "source", "path", "coupling", "prediction", "times", "model", "reflow", "distilled", "seed", "method",
 )  # fmt: skip
+KEPT = 2**24  # numbers in a cell's samples that are stored without being asked for
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,14 @@ def _reference(suite: Suite, flow: FlowSpec, guidance: float | None = None) -> R
     if flow.distilled and flow.teacher is not None:
         return _reference(suite, flow.teacher, guidance)
     settings, fine = suite.sample, suite.sample.reference
-    shared = {"n": settings.n, "batch": settings.batch, "sample_seed": settings.seed}
+    n = min(settings.n, fine.n or settings.n)
+    shared = {"n": n, "batch": settings.batch, "sample_seed": settings.seed, **_arithmetic(suite)}
     weight = 1.0 if guidance is None else guidance
     return ReferenceSpec(flow=flow, **shared, tolerance=fine.tolerance, max_steps=fine.max_steps, guidance=weight)
+
+
+def _arithmetic(suite: Suite) -> dict[str, Any]:
+    return {"precision": suite.sample.precision, "compile": suite.sample.compile}
 
 
 def _flow_cells(suite: Suite, flow: FlowSpec, guidance: float | None) -> list[Cell]:
@@ -157,7 +163,8 @@ def _sample_cells(suite: Suite, flow: FlowSpec, guidance: float | None) -> list[
     for budget in [_own_budget(flow.distilled)] if flow.distilled else settings.solvers:
         budget.check(flow.path)
         budget, batch = budget.at(weight), budget.batch or settings.batch
-        shared = {"flow": flow, "n": settings.n, "batch": batch, "sample_seed": settings.seed}
+        shared = {"flow": flow, "n": settings.n, "batch": batch, "sample_seed": settings.seed, **_arithmetic(suite)}
+        shared["keep"] = settings.n * math.prod(flow.data.shape) <= KEPT if settings.keep is None else settings.keep
         sample = SampleSpec(**shared, solver=budget.solver, steps=budget.steps, grid=budget.grid, guidance=weight)
         for m in suite.metrics:
             if m.scope == "samples":
