@@ -17,6 +17,7 @@ COLUMNS: dict[str, str] = {
         ["suite", "method", "data", "source", "path", "coupling", "prediction", "times", "model"], "string"
     ),
     **dict.fromkeys(["reflow", "distilled"], "Int64"),
+    "trained_on": "string",  # the coupling; of a reflow round or a student, whose pairs
     "guidance": "float64",
     **dict.fromkeys(["seed", "sample_seed"], "Int64"),
     **dict.fromkeys(["solver", "grid"], "string"),
@@ -33,6 +34,7 @@ COLUMNS: dict[str, str] = {
     **dict.fromkeys(["accepted", "rejected", "startup", "vjp"], "float64"),
     "batch": "Int64",
     **dict.fromkeys(["freedom", "probe_stderr"], "float64"),
+    "protocol": "string",
 }
 """The contract: every column of `results.parquet`, in order, with its dtype. A missing float is NaN, all else NA.
 
@@ -49,6 +51,7 @@ IDENTITY = (*TASK, *FLOW, *SAMPLER, "metric", *DESCRIPTION)
 
 REFERENCE = "reference"  # `solver` of a metric of the flow itself
 FLOOR = "data"  # `model` of real data measured against real data
+GIVEN = "given"  # `solver` of samples that were made elsewhere
 TRUTH = "truth"  # `model` of an exact value, beside what an oracle's flow was measured to have
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ..contrasts import Difference, combination
 from ..registry import Component
+from ..table import REFERENCE
 from .cells import Cell, Cells, NotTested
 
 
@@ -60,6 +61,9 @@ class Claim(Component):
     def needs(self) -> list[str]:
         """The metrics without which it cannot be tested."""
         return list(dict.fromkeys([*self.metrics, *(name for guard in self.guards for name in guard.metrics)]))
+
+    def check(self, planned: Sequence[Mapping[str, Any]]) -> None:
+        """Raises `UserError` where no row that the suite plans, given by its identity columns, can speak of it."""
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
         """All comparisons that the table allows.
@@ -118,7 +122,8 @@ def _place(cell: Cell, other: Cell) -> str:
     """What tells a cell from the other one, in words."""
     if cell.metric != other.metric:
         return cell.metric
-    columns = ("path", "coupling", "prediction", "times", "model", "reflow", "solver", "nfe", "rtol")
+    solve = () if cell["solver"] == REFERENCE else ("solver", "nfe", "rtol")
+    columns = ("path", "coupling", "prediction", "times", "model", "reflow", "distilled", *solve)
     shown = [f"{name}={_short(cell[name])}" for name in columns if cell[name] != other[name] and cell[name] is not None]
     return ", ".join(shown) + f" on {cell['data']}"
 

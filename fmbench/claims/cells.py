@@ -148,6 +148,17 @@ class Cells:
         facts = self.facts.get(cell["data"])
         return facts.get("dims") if isinstance(facts, Mapping) else None
 
+    def spread(self, cell: Cell) -> float:
+        """√(E‖x1 − E x1‖²) of the flow's data.
+
+        Raises:
+            NotTested: the manifest does not say.
+        """
+        facts = self.facts.get(cell["data"])
+        if not isinstance(facts, Mapping) or not facts.get("std") or not facts.get("dims"):
+            raise NotTested("missing facts", f"the manifest does not say how far {cell['data']} spreads")
+        return float(facts["std"]) * math.sqrt(facts["dims"])
+
 
 def bare(label: str) -> str:
     """`ve[sigma_max=9]` is a `ve`."""

@@ -9,6 +9,7 @@ from .cells import Cell, Cells, NotTested, stderr_of
 
 WORSE = 1.5  # a left side whose marginal error is so many times the right side's has bought its advantage
 MISFIT = 0.25  # a marginal error shown to be beyond this share of the displacement: no flow to this data at all
+ASTRAY = 0.05  # an energy coefficient shown to be beyond this: what the other side is held against is not at the data
 COINCIDENCE = 0.01  # costs that agree to this share of their standard errors were measured on the same noise
 TRAINED = "train_coupling_cost"
 
@@ -41,17 +42,28 @@ def _marginal_error(cells: Cells, contrast: Contrast) -> str | None:
     return None
 
 
+def _arrived(cells: Cells, contrast: Contrast) -> str | None:
+    """What is measured as the distance to the data, here the yardstick's, is small: of two bad flows one may be the better."""
+    good = min(contrast.left, contrast.right or contrast.left, key=lambda cell: cell.value)
+    if good.value - 2 * good.stderr > ASTRAY:
+        return f"{good.metric} of {good.flow} is {good.value:.3g}: neither side arrives at the data"
+    return None
+
+
 def _integration_error(cells: Cells, contrast: Contrast) -> str | None:
     """The reference solve's own error cannot make or hide the effect.
 
     For Z1 off by δ, r = √E‖δ‖²: the transport cost is off by at most 2 r √C + r², E‖Z1 − Z0‖ and a solver's error by r,
-    E‖Z1 − Z0‖₁ by √D r; another convex cost is taken to be off by the same share as ‖·‖².
+    E‖Z1 − Z0‖₁ by √D r; an energy coefficient by 2 r / E‖x − y‖, where E‖x − y‖ is about the data's spread; another
+    convex cost is taken to be off by the same share as ‖·‖².
     """
     for side in (contrast.left, contrast.right):
         if side is None or side.metric.startswith(TRAINED):
             continue
         r = cells.required(side, "reference_error").value
-        if side["unit"] == "data units":
+        if side.metric == "marginal_gap":
+            bound = 2 * r / cells.spread(side)
+        elif side["unit"] == "data units":
             bound = r * _root_dims(cells, side)
         else:
             cost = cells.required(side, "transport_cost").value
@@ -101,6 +113,7 @@ def _listed(values: set[object]) -> str:
 
 same_noise = Guard("same z0", (), _same_noise)
 marginal_error = Guard("marginal error", ("w2", "transport_cost"), _marginal_error)
+arrived = Guard("marginal error", (), _arrived)
 integration_error = Guard("integration error", ("reference_error",), _integration_error)
 fresh_noise = Guard("fresh z0", (), _fresh_noise)
 

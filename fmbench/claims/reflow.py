@@ -12,17 +12,17 @@ from .rounds import chains, trained_cost
 
 class CostNonincreasing(Claim):
     """The transport cost E c(Z1 − Z0) of a rectified flow is no more than that of the coupling it was trained on, for
-    ‖·‖², ‖·‖ and ‖·‖₁, up to the margin.
+    ‖·‖², ‖·‖, ‖·‖₁ and ‖·‖^1.5, up to the margin.
 
-    Each round against its training coupling and against the round before it, whose law that coupling has. For ‖·‖ and
-    ‖·‖₁ the first round is held against its training coupling where `train_coupling_cost_l2` and `_l1` are measured.
+    Each round against its training coupling and against the round before it, whose law that coupling has. For costs other than
+    ‖·‖² a round is held against its training coupling where `train_coupling_cost_l2`, `_l1` and `_power` are measured.
     """
 
     name = "reflow-cost-nonincreasing"
     source = "Liu et al. 2022, theorem 3.5"
     metrics = (TRAINED,)
     guards = (*GEOMETRY, fresh_noise)
-    costs: tuple[str, ...] = ("transport_cost", "transport_cost_l2", "transport_cost_l1")
+    costs: tuple[str, ...] = ("transport_cost", "transport_cost_l2", "transport_cost_l1", "transport_cost_power")
     margin: float = Field(0.05, ge=0)  # of the right side's cost: what a model's misfit may add
 
     def needs(self) -> list[str]:

@@ -15,6 +15,7 @@ from ..stages.measure import AloneSpec, MeasureSpec, PairingSpec
 from ..stages.sample import ReferenceSpec, SampleSpec
 from ..stages.train import seeds_at_once
 from ..store import Store
+from .cluster import RayWorker, devices_of_cluster
 from .jobs import AloneJob, CellJob, Job, Outcome, PairsJob, TrainJob, train_job
 from .workers import Message, ProcessWorker, ThreadWorker, Worker
 
@@ -178,10 +179,11 @@ def execute(
     *,
     devices: Sequence[str],
     plugins: Sequence[str] = (),
+    ray: bool = False,
     on_progress: Callable[[str, int], None] = lambda what, amount: None,
     on_outcomes: Callable[[dict[str, Outcome]], None] = lambda outcomes: None,
 ) -> dict[str, Outcome]:
-    """Does the missing work, one worker for each entry of `devices` (a device may stand several times).
+    """Does the missing work, one worker for each entry of `devices` (a device may stand several times); `ray`: on a cluster.
 
     Returns:
         The outcome of every measured value, old and new, and of the stages behind them.
@@ -194,6 +196,8 @@ def execute(
     devices = devices[: max(1, len(work.jobs))]
 
     def hire(device: str) -> Worker:
+        if ray:
+            return RayWorker(messages, device, store, plugins)
         if len(devices) == 1:
             return ThreadWorker(messages, device, store)
         return ProcessWorker(messages, device, store, plugins)
@@ -239,13 +243,18 @@ def execute(
     return schedule.outcomes
 
 
-def devices_for(device: str | None, workers: int | None) -> list[str]:
+def devices_for(device: str | None, workers: int | None, ray: str | None = None) -> list[str]:
     """The device of each worker: every GPU once, or the CPU once for each core, unless told otherwise.
 
     Raises:
-        UserError: the device is not there.
+        UserError: the device or the cluster is not there.
     """
     import torch
+
+    if ray is not None:
+        if device is not None:
+            raise UserError("--device and --ray: the cluster says which devices it has. Give one of the two.")
+        return devices_of_cluster(ray, workers)
 
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: at least 1")

@@ -17,6 +17,7 @@ PATHS: Registry[Path] = Registry(
         "ve": "fmbench.flow.paths:VE",
         "icfm": "fmbench.flow.bridges:ICFM",
         "sb-cfm": "fmbench.flow.bridges:SBCFM",
+        "over-time": "fmbench.flow.unsound:OverTime",
     },
     listing="paths",
 )

@@ -69,6 +69,7 @@ def check(prediction: Prediction, path: Path, coupling: Coupling, source: str, r
         return
     reasons = [
         (not path.affine, f"path '{path.label()}' is a bridge"),
+        (not path.sound, f"what path '{path.label()}' trains is no velocity"),
         (coupling.name != "independent", f"coupling '{coupling.label()}' is not independent"),
         (reflow > 0, f"the pairs of reflow = {reflow} are not independent"),
         (source != "normal", f"source '{source}' is not normal"),

@@ -26,7 +26,7 @@ from .transport import squared
 CHUNK = 4096  # samples in one call of a field
 
 
-class _OverPath(Metric):
+class OverPath(Metric):
     """Base of means over t ~ U(0, end_time), one in each of n equal strata, and points x_t of the path.
 
     The pairs behind x_t are `n` fresh ones of the flow's own coupling, as many as were generated when None, in whole problems of
@@ -65,7 +65,7 @@ def _together(evidence: Evidence) -> int:
     return 1 if evidence.fixed or evidence.coupling.name == "independent" else problem_size(evidence)
 
 
-class MinimalLoss(_OverPath):
+class MinimalLoss(OverPath):
     """E‖u_t − v(t, x_t)‖², the flow-matching loss of the flow's own field on fresh pairs: L*, the least one, if it is exact."""
 
     name = "minimal_loss"
@@ -75,14 +75,14 @@ class MinimalLoss(_OverPath):
     def measure(self, evidence: Evidence) -> Estimate:
         if evidence.path.start_time > 0:
             raise Skip(f"the target of path '{evidence.path.label()}' has no finite variance near its ends")
-        velocity = _required(evidence.velocity, "the flow's velocity")
+        velocity = required(evidence.velocity, "the flow's velocity")
         return self.over(evidence, lambda t, x, u, _: squared(velocity(t, x), u))
 
     def true_value(self, flow: Exact) -> float | None:
         return truth.minimal_loss(flow)
 
 
-class ModelError(_OverPath):
+class ModelError(OverPath):
     """∫ E‖v(t, x_t) − v*(t, x_t)‖² dt, the learned field against the exact one on the path's own points."""
 
     name = "model_error"
@@ -90,15 +90,15 @@ class ModelError(_OverPath):
     source = "excess of the flow-matching loss over its minimum (Lipman et al. 2023, theorem 2)"
 
     def measure(self, evidence: Evidence) -> Estimate:
-        velocity = _required(evidence.velocity, "the flow's velocity")
-        exact = _required(evidence.oracle, "the exact velocity, which is not known for this data, source and coupling")
+        velocity = required(evidence.velocity, "the flow's velocity")
+        exact = required(evidence.oracle, "the exact velocity, which is not known for this data, source and coupling")
         return self.over(evidence, lambda t, x, u, _: evidence.end_time * squared(velocity(t, x), exact(t, x)))
 
     def true_value(self, flow: Exact) -> float | None:
         return 0.0
 
 
-class BalanceResidual(_OverPath):
+class BalanceResidual(OverPath):
     """C_train − L* − A on a linear path: 0 for the exact flow, and what the model's misfit leaves for another.
 
     C_train and L* share their pairs, so that their difference is taken pair by pair; A comes from the reference solve, whose
@@ -115,7 +115,7 @@ class BalanceResidual(_OverPath):
             raise Skip(
                 f"C_train = L* + A holds for x_t = (1 - t) x0 + t x1 alone, not on path '{evidence.path.label()}'"
             )
-        velocity = _required(evidence.velocity, "the flow's velocity")
+        velocity = required(evidence.velocity, "the flow's velocity")
         left = self.over(evidence, lambda t, x, u, cost: cost - squared(velocity(t, x), u))
         return added(left, (-1, mean(evidence.geometry.energy)))
 
@@ -152,10 +152,10 @@ def linear(path: Path) -> bool:
     """Whether x_t = (1 − t) x0 + t x1, up to the end."""
     t = torch.linspace(0, 1, 5, dtype=torch.float64)
     s = path.schedule(t)
-    return path.affine and path.end_time == 1 and torch.equal(s.alpha, t) and torch.equal(s.sigma, 1 - t)
+    return path.sound and path.affine and path.end_time == 1 and torch.equal(s.alpha, t) and torch.equal(s.sigma, 1 - t)
 
 
-def _required(field: Field | None, what: str) -> Field:
+def required(field: Field | None, what: str) -> Field:
     if field is None:
         raise Skip(f"this needs {what}")
     return field

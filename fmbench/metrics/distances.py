@@ -116,12 +116,20 @@ def discrepancy(kernel: Kernel, x: Tensor, y: Tensor) -> Estimate:
 
     The standard error is that of the first-order (Hájek) projection, 2 (E k(x, x') − E k(x, y)) at each x and y.
     """
-    if min(len(x), len(y)) < 2:
-        raise Skip(f"an unbiased discrepancy needs two samples a side, here are {len(x)} and {len(y)}")
-    within_x, within_y = _within(kernel, x), _cached_within(kernel, content(y))
-    to_y, to_x = _row_and_column_means(kernel, x, y)
+    within_x, within_y, to_y, to_x = kernel_means(kernel, x, y)
     value = within_x.mean() + within_y.mean() - 2 * to_y.mean()
     return of_two(value.item(), 2 * (within_x - to_y), 2 * (within_y - to_x))
+
+
+def kernel_means(kernel: Kernel, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The mean of k from each x to the other x `(n,)`, from each y to the other y `(m,)`, from x to y `(n,)`, from y to x `(m,)`.
+
+    Raises:
+        Skip: a side has fewer than two samples.
+    """
+    if min(len(x), len(y)) < 2:
+        raise Skip(f"an unbiased discrepancy needs two samples a side, here are {len(x)} and {len(y)}")
+    return _within(kernel, x), _cached_within(kernel, content(y)), *_row_and_column_means(kernel, x, y)
 
 
 @lru_cache(maxsize=8)

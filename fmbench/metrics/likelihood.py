@@ -21,7 +21,7 @@ from . import truth
 from .base import Evidence, Exact, Field, Metric, take_up_to
 
 EXACT_DIMENSIONS = 64  # `auto` takes the exact divergence, which costs D backward passes, up to here
-CHUNK = 1024  # samples solved at once
+CHUNK, CHUNK_NUMBERS = 1024, 2**19  # samples solved at once, and the numbers in them: large images take memory
 
 Divergence = Callable[[Field, Tensor, Tensor], tuple[Tensor, Tensor]]
 """v, t, x to v(t, x) and estimates of div v(t, x) `(n, K)`: K = 1 where it is exact."""
@@ -78,21 +78,26 @@ class NLL(Metric):
         """
         velocity, source = evidence.velocity, evidence.source_log_density
         if velocity is None or source is None:
-            raise Skip("nll needs the flow's velocity and the density of its source")
-        x = held_out(evidence.data, self.n or len(evidence.generated), evidence.seed).to(evidence.generated.device)
+            raise Skip(f"{self.name} needs the flow's velocity and the density of its source")
+        x = self.points(evidence).to(evidence.generated.device)
         steps = self.steps or evidence.reference_steps
         grid = evidence.reference_grid or (lambda k: torch.linspace(0, evidence.end_time, k + 1, dtype=torch.float64))
         d = x[0].numel()
         exact = self.divergence == "exact" or (self.divergence == "auto" and d <= EXACT_DIMENSIONS)
         probes = None if exact else self.draw_probes(x.shape, evidence.seed).to(x.device)
         log_density, probed = [], []
-        for i in range(0, len(x), CHUNK):
-            estimate = divergence_of if probes is None else hutchinson(probes[i : i + CHUNK])
-            z0, divergence = backward(velocity, x[i : i + CHUNK], grid(steps), estimate)
+        chunk = max(1, min(CHUNK, CHUNK_NUMBERS // d))
+        for i in range(0, len(x), chunk):
+            estimate = divergence_of if probes is None else hutchinson(probes[i : i + chunk])
+            z0, divergence = backward(velocity, x[i : i + chunk], grid(steps), estimate)
             log_density.append(source(z0).double() - divergence.mean(1))
             probed.append(divergence)
         spread = None if exact else of_probes(torch.cat(probed))
         return Likelihood(torch.cat(log_density), 4 * steps, 4 * steps * (d if exact else self.probes), spread)
+
+    def points(self, evidence: Evidence) -> Tensor:
+        """Where the density is asked for, `(n, *shape)`."""
+        return held_out(evidence.data, self.n or len(evidence.generated), evidence.seed)
 
     def draw_probes(self, shape: Sequence[int], seed: int) -> Tensor:
         """`(n, probes, *shape of a sample)`; sample i's depend on (seed, i) alone."""

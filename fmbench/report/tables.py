@@ -120,6 +120,9 @@ def flow_grid(summary: pd.DataFrame) -> Grid:
         printed.append(((metric, unit), _cells(found)))
         if any(row and row["probe_stderr"] is not None for row in found):
             printed.append(((f"{metric}: standard error of its probes", unit), tuple(map(_probe_cell, found))))
+    pairs = {row["flow"]: row["trained_on"] for row in rows}
+    if any(row["reflow"] for row in rows):
+        printed.insert(0, (("trained on", ""), tuple(None if pairs[f] is None else Cell(pairs[f]) for f in flows)))
     grid = Grid("Metrics of the flows themselves", ("metric", "unit"), tuple(flows), tuple(printed))
     return _flows_down(grid) if len(flows) > max(MANY_FLOWS, len(printed)) else grid
 

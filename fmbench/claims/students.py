@@ -1,0 +1,46 @@
+"""What distillation keeps: students of few steps beside the flows that taught them."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ..table import TASK
+from .base import Claim, Contrast, no_more
+from .cells import Cell, Cells, NotTested
+from .guards import arrived, same_noise
+from .marginals import GAP
+
+TAUGHT = (*TASK, "path", "coupling", "prediction", "model", "reflow", "guidance", "metric")  # what both share
+
+
+class StudentsMatch(Claim):
+    """A student of k steps, solved in k steps, is as good as its teacher at its most network calls: the energy coefficient
+    between its samples and held-out data is no more than the teacher's, up to the margin.
+
+    Each student against the flow that drew its pairs, from the same noise; a bad teacher proves nothing.
+    """
+
+    name = "few-step-students-match"
+    source = "Liu et al. 2022, section 2.2 and figure 5 (distillation after reflow)"
+    metrics = ("energy_coefficient",)
+    guards = (same_noise, arrived)
+    margin: float = Field(GAP, gt=0)
+
+    def contrasts(self, cells: Cells) -> list[Contrast]:
+        everyone = cells.find("energy_coefficient")
+        students = [cell for cell in everyone if cell["distilled"]]
+        found = [no_more(s, teacher, self.margin) for s in students for teacher in _teachers(s, everyone)]
+        if not found:
+            raise NotTested("missing rows", "no energy_coefficient of a student beside one of its teacher's")
+        return found
+
+
+def _teachers(student: Cell, everyone: list[Cell]) -> list[Cell]:
+    """The flow that taught it, at its most calls; one for each law of times that it may have been trained with."""
+    if student["steps"] != student["distilled"]:
+        raise NotTested("own calls", f"{student.flow} was solved in {student['steps']} steps")
+    alike = [c for c in everyone if c["distilled"] == 0 and all(c[name] == student[name] for name in TAUGHT)]
+    best: dict[str, Cell] = {}
+    for cell in alike:
+        best[cell["times"]] = max(cell, best.get(cell["times"], cell), key=lambda c: c.nfe)
+    return list(best.values())

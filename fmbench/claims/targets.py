@@ -1,0 +1,70 @@
+"""What a network may be trained on so that its flow ends in the data, and what it may not."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ..contrasts import combination
+from .base import Claim, Contrast, no_more
+from .cells import Cells, NotTested
+from .guards import arrived, integration_error, same_noise
+from .marginals import GAP
+
+
+class GradientIdentity(Claim):
+    """Flow matching and conditional flow matching have one gradient: ‖∇L_CFM − ∇L_FM‖² is at most the margin, a share of
+    ‖∇L_FM‖².
+
+    In the parameters of a small network drawn at random, on flows whose marginal velocity is known exactly.
+    """
+
+    name = "fm-gradient-identity"
+    source = "Lipman et al. 2023, theorem 2"
+    metrics = ("gradient_gap",)
+    margin: float = Field(1e-3, gt=0)
+
+    def contrasts(self, cells: Cells) -> list[Contrast]:
+        found = cells.find("gradient_gap")
+        return [Contrast(f"gradients on {c.flow}", combination([(1, c.rows)]), self.margin, c) for c in found]
+
+
+class HasScore(Claim):
+    """The rectified path has a score, and v = x/t + ((1 − t)/t) s transports as well as a velocity that was learned itself: its
+    energy coefficient to held-out data is no more than the velocity's, up to the margin.
+
+    For the independent coupling from a normal source; the often repeated opposite holds for other couplings.
+    """
+
+    name = "rectified-has-score"
+    source = "Song et al. 2021, eq. 13 (probability-flow ODE) on the path of Liu et al. 2022"
+    metrics = ("marginal_gap",)
+    guards = (same_noise, arrived, integration_error)
+    margin: float = Field(GAP, gt=0)
+
+    def contrasts(self, cells: Cells) -> list[Contrast]:
+        scores = cells.find("marginal_gap", path="rectified", prediction="score")
+        pairs = [(cell, other) for cell in scores for other in cells.partners(cell, prediction="velocity")]
+        if not pairs:
+            raise NotTested("missing rows", "no marginal_gap of path = rectified with prediction = score and velocity")
+        return [no_more(score, velocity, self.margin) for score, velocity in pairs]
+
+
+class WrongTargetFails(Claim):
+    """A network trained on (x1 − x0)/t, a target found in tutorials, does not carry the source to the data: the energy
+    coefficient between its flow's end and held-out data exceeds that of the target x1 − x0 by the margin at least.
+
+    The same network, trained as long on the same pairs and times; x1 − x0 must itself arrive.
+    """
+
+    name = "wrong-target-fails"
+    source = "Lipman et al. 2023, eq. 9, and Liu et al. 2022, eq. 1: the target is dx_t/dt = x1 − x0"
+    metrics = ("marginal_gap",)
+    guards = (same_noise, arrived, integration_error)
+    margin: float = Field(0.05, gt=0)
+
+    def contrasts(self, cells: Cells) -> list[Contrast]:
+        right = cells.find("marginal_gap", path="rectified", prediction="velocity")
+        pairs = [(cell, wrong) for cell in right for wrong in cells.partners(cell, path="over-time")]
+        if not pairs:
+            raise NotTested("missing rows", "no marginal_gap of path = over-time beside path = rectified")
+        return [no_more(cell, wrong, -self.margin) for cell, wrong in pairs]
