@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import Diverged
 from ..models.base import Network
 from ..randomness import seed_of
-from .flow import FlowSpec, Pairs, TrainSettings, parametrisation
+from .flow import FlowSpec, Pairs, TrainSettings, parametrisation, untrained
 from .minibatches import minibatches
 
 ALIGNMENT = 64  # floats: whole vector registers and cache lines, unrolled
