@@ -31,7 +31,12 @@ def measured(metric: Metric, n: int) -> Estimate:
         noise = 0.5 * torch.randn(n, *DIGITS.shape, generator=generator("noise"))
         known = {"generated": DIGITS.take("train", n) + noise, "label": DIGITS.take_labels("train", n), "data": DIGITS}
         flat = Normal(dims=DIGITS.shape)
-        known |= {"source": flat, "source_log_density": flat.log_density, "velocity": lambda t, x: x.sin(), "reference_steps": 1}
+        known |= {
+            "source": flat,
+            "source_log_density": flat.log_density,
+            "velocity": lambda t, x: x.sin(),
+            "reference_steps": 1,
+        }
     try:
         return metric.measure(FLOW.evidence(n, **known))
     except Skip as reason:
