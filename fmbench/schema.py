@@ -24,7 +24,6 @@ from .data.base import Data
 from .errors import UserError, unknown
 from .flow import COUPLINGS, PATHS
 from .flow.couplings import Coupling
-from .flow.guidance import calls
 from .flow.paths import Path
 from .flow.predictions import Prediction
 from .flow.times import TIMES, TimeLaw
@@ -32,10 +31,12 @@ from .metrics import METRICS
 from .metrics.base import Metric
 from .models import MODELS
 from .models.base import Model
+from .recipes import with_recipe
 from .registry import Component, Registry
 from .solvers import GRIDS, SOLVERS
 from .solvers.base import Solver
 from .solvers.grids import Grid
+from .stages.arithmetic import Precision
 from .stages.flow import PairsSettings, TrainSettings
 
 
@@ -193,20 +194,9 @@ class Budget(_Strict):
         Raises:
             UserError: `nfe` cannot be met exactly.
         """
-        each = calls(guidance)
-        if self.nfe is None or each == 1:
+        if self.nfe is None:
             return self
-        evaluations, rest = divmod(self.nfe, each)
-        try:
-            if rest:
-                raise UserError(f"{self.nfe} is no multiple of {each}")
-            steps = self.solver.steps_for(evaluations)
-        except UserError as error:
-            raise UserError(
-                f"nfe = {self.nfe} counts network calls, of which guidance {guidance:g} makes {each} an evaluation: {error}. "
-                f"Give an nfe that every guidance can meet, or steps"
-            ) from None
-        return self.model_copy(update={"steps": steps})
+        return self.model_copy(update={"steps": self.solver.steps_for(self.nfe, guidance)})
 
 
 def _budgets(value: Any) -> list[Budget]:
@@ -269,8 +259,9 @@ MOST_SAMPLES = 10_000_000
 
 
 class ReferenceSettings(_Strict):
-    """How fine the reference solve is: `tolerance` in standard deviations of the data."""
+    """How fine the reference solve is, `tolerance` in standard deviations of the data, and of how many samples if not all."""
 
+    n: PositiveInt | None = None
     tolerance: PositiveFloat = 1e-5
     max_steps: int = Field(512, ge=32)
 
@@ -282,6 +273,10 @@ class SampleSettings(_Strict):
     conditional flow itself, s = 0 the unconditional one; another convention's w is s − 1. A solver's `nfe` are network calls
     at every guidance. An evaluation costs one call at s = 0 and s = 1 and two at any other, so that `nfe: 16` is 16 Euler
     steps at s = 1 and 8 at s = 2; calls that do not come out even are an error. `steps` are steps whatever they cost.
+
+    `precision` is that of the network's calls, as in training; metrics that call the network use float32. `compile` compiles the
+    network for solvers of fixed steps. `keep` says whether all samples stay in the cache, or some to look at alone; where it is
+    not given they do up to 64 MB a cell.
     """
 
     n: int = Field(10_000, ge=1, le=MOST_SAMPLES)
@@ -290,6 +285,9 @@ class SampleSettings(_Strict):
     guidance: Annotated[list[Guidance], BeforeValidator(_listed)] = Field(default=1.0, validate_default=True)
     solvers: list[Budget] = []  # may be left out where only given samples are measured
     reference: ReferenceSettings = ReferenceSettings()
+    precision: Precision = "float32"
+    compile: bool = False
+    keep: bool | None = None
 
     @field_validator("guidance")
     @classmethod
@@ -365,6 +363,14 @@ class Suite(_Strict):
     @classmethod
     def _distinct_claims(cls, claims: list[Claim]) -> list[Claim]:
         return _distinct(claims) if claims else claims
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe_written_out(cls, suite: Any) -> Any:
+        try:
+            return with_recipe(suite)
+        except UserError as error:
+            raise ValueError(f"train.recipe: {error}") from None
 
     @model_validator(mode="after")
     def _one_way_to_name_tasks(self) -> Suite:

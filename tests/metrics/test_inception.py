@@ -108,7 +108,7 @@ def test_a_damaged_download_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 @pytest.mark.slow
 def test_golden_inception_score_of_cifar10() -> None:
-    """torch-fidelity documents an inception score of 11.23678 ± 0.09514 for the training set; its FID to itself is 0."""
+    """What torch-fidelity documents for CIFAR-10's training set: inception score 11.23678 ± 0.09514, FID 0 to itself."""
     from fmbench.data import DATA
 
     try:
