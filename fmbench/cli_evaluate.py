@@ -45,6 +45,18 @@ def evaluate(
     arguments: Annotated[
         str | None, typer.Option(help="'t, x' or 'x, t'. Default: by their names.", rich_help_panel=CONVENTIONS)
     ] = None,
+    conditional: Annotated[
+        bool | None, typer.Option("--conditional", help="It is given labels.", rich_help_panel=CONVENTIONS)
+    ] = None,
+    no_label: Annotated[
+        int | None,
+        typer.Option(help="The label that tells it of none; guidance needs it.", rich_help_panel=CONVENTIONS),
+    ] = None,
+    guidance: Annotated[str | None, typer.Option(help="Weights of guidance: 1,2.", rich_help_panel=CONVENTIONS)] = None,
+    guidance_as: Annotated[
+        str,
+        typer.Option(help="s (s = 1: conditional) or w (w = 0: conditional).", rich_help_panel=CONVENTIONS),
+    ] = "s",
     solver: Annotated[
         list[str] | None, typer.Option(help="A solver, or {name: …, nfe: […]}. Default: euler. Repeatable.")
     ] = None,
@@ -86,8 +98,10 @@ def evaluate(
     what: dict[str, Any] = {
         "data": _yaml("--data", data), "samples": samples, "weights": weights, "time": time, "time_scale": time_scale,
         "images": images, "output": output, "arguments": arguments, "path": _yaml("--path", path),
-        "solvers": [_yaml("--solver", item) for item in solver or []], "nfe": _calls(nfe),
+        "solvers": [_yaml("--solver", item) for item in solver or []], "nfe": _numbers("--nfe", nfe),
         "metrics": [_yaml("--metric", item) for item in metric or []], "n": n, "seed": seed,
+        "conditional": conditional, "no_label": no_label, "guidance": _numbers("--guidance", guidance),
+        "guidance_as": guidance_as,
         "set": overrides or [], "plugins": [str(file) for file in plugin or []], "device": device, "workers": workers, "ray": ray,
     }  # fmt: skip
     from . import evaluation
@@ -105,8 +119,5 @@ def _yaml(option: str, text: str) -> Any:
     return value_of(text, option)
 
 
-def _calls(text: str | None) -> list[Any]:
-    from .suite import value_of
-
-    found = value_of(f"[{text}]", "--nfe") if text is not None else []
-    return list(found)
+def _numbers(option: str, text: str | None) -> list[Any]:
+    return list(_yaml(option, f"[{text}]")) if text is not None else []

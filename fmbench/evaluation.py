@@ -10,7 +10,7 @@ from typing import Any
 from .api import Outline, Watcher, outline, run
 from .data import DATA
 from .data.base import Data
-from .errors import UserError
+from .errors import UserError, unknown
 from .flow import PATHS
 from .foreign import admit
 from .metrics import METRICS
@@ -86,6 +86,8 @@ def composed(
     metrics: Sequence[Any] = (),
     n: int | None = None,
     seed: int = 0,
+    guidance: Sequence[float] = (),
+    guidance_as: str = "s",
     name: str | None = None,
     **conventions: Any,
 ) -> dict[str, Any]:
@@ -99,6 +101,8 @@ def composed(
         metrics: names or mappings; by default some that suit the data.
         n: how many samples; all that are given, else 10,000.
         seed: of the noise.
+        guidance: weights of a conditional model: s of v_uncond + s (v_cond − v_uncond); with `guidance_as` "w" those w of
+            v_cond + w (v_cond − v_uncond), which is s − 1. The table has s.
         name: of the suite; from the model's or the folder's if not given.
         conventions: fields of the model `external`, or of `samples`.
     """
@@ -122,11 +126,19 @@ def composed(
     assert isinstance(brought, External)
     flow = {"path": path, "model": brought.spec()}
     sample = {"n": n or 10_000, "seed": seed, "solvers": [_budgeted(s, list(nfe)) for s in solvers or ["euler"]]}
+    if guidance:
+        sample["guidance"] = _weights(guidance, guidance_as)
     suite = _suite(name or brought.method() or "", data, flow, sample, list(metrics) or _usual(target))
     mean, std = brought.noise(PATHS.build(path))
     if brought.images != "-1..1":
         suite["source"] = {"name": "scaled-normal", "mean": mean, "std": std, "dims": list(target.shape)}
     return suite
+
+
+def _weights(guidance: Sequence[Any], convention: str) -> list[Any]:
+    if convention not in ("s", "w"):
+        raise unknown("convention of guidance", convention, ("s", "w"))
+    return [weight + (convention == "w") if isinstance(weight, (int, float)) else weight for weight in guidance]
 
 
 def _suite(name: str, data: Any, flow: Any, sample: Any, metrics: list[Any]) -> dict[str, Any]:

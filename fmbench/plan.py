@@ -13,7 +13,6 @@ import torch
 
 from .errors import UserError, unknown
 from .flow import predictions
-from .flow.guidance import calls
 from .flow.losses import Loss
 from .flow.paths import derivative_gap
 from .flow.times import TIMES
@@ -91,9 +90,11 @@ def make_plan(suite: Suite, only: Sequence[str] = ()) -> Plan:
     """The plan of a suite, less what `only` (such as `path=rectified`) leaves out.
 
     Raises:
-        UserError: a filter names no column, or a value that the suite does not have.
+        UserError: a filter, or a claim's side, names a value that the suite does not have; a filter names no column.
     """
     cells = [cell for task in suite.problems() for cell in _task_cells(suite, task)]
+    for claim in suite.claims:
+        claim.check([cell.columns for cell in cells])
     for rule in only:
         cells = _filtered(cells, rule)
     if not cells:
@@ -103,6 +104,10 @@ def make_plan(suite: Suite, only: Sequence[str] = ()) -> Plan:
 
 def _task_cells(suite: Suite, task: Task) -> list[Cell]:
     flows = [flow for flow in _flows(suite, task) if not flow.model.given]
+    if suite.sample.guidance != [1] and all(flow.classes is None for flow in flows):
+        raise UserError(
+            "sample.guidance: no flow of the suite is given labels. Set flow.model.conditional: true, and a label_dropout"
+        )
     guided = [(flow, guidance) for flow in flows for guidance in _guidances(suite, flow)]
     cells = [cell for one in guided for cell in (*_flow_cells(suite, *one), *_sample_cells(suite, *one))]
     cells = [*_pairing_cells(suite, flows), *cells, *_given_cells(suite, task), *_truth_cells(suite, flows)]
@@ -113,17 +118,13 @@ def _guidances(suite: Suite, flow: FlowSpec) -> list[float | None]:
     """The weights that a flow is sampled with; None of an unconditional one, which knows no labels to be guided by."""
     if flow.classes is None:
         return [None]
-    guidances = suite.sample.guidance
-    if (
-        flow.model.trained
-        and not getattr(flow.model, "label_dropout", 0.0)
-        and (guided := [s for s in guidances if s != 1])
-    ):
+    guided = [s for s in suite.sample.guidance if s != 1]
+    if guided and (lack := flow.model.lacks_unconditional()) is not None:
         raise UserError(
-            f"sample.guidance = {guided[0]:g}: model '{flow.model.label()}' was never trained without labels, so it has no "
-            "unconditional velocity. Set flow.model.label_dropout, such as 0.1, or use guidance 1."
+            f"sample.guidance = {guided[0]:g}: model '{flow.model.label()}' has no unconditional velocity to be guided from: "
+            f"it {lack}. Or use guidance 1."
         )
-    return list(guidances)
+    return list(suite.sample.guidance)
 
 
 def _reference(suite: Suite, flow: FlowSpec, guidance: float | None = None) -> ReferenceSpec:
@@ -286,7 +287,7 @@ def _check(flow: FlowSpec) -> None:
         raise UserError(
             f"path '{flow.path.name}' has no schedule: implement schedule(t), or alpha(t) and sigma(t) of a UserPath"
         ) from None
-    if (gap := derivative_gap(flow.path, 1e-3)) > WRONG_SLOPE:
+    if flow.path.sound and (gap := derivative_gap(flow.path, 1e-3)) > WRONG_SLOPE:
         raise UserError(
             f"path '{flow.path.label()}': its derivatives are not those of its α and σ: they differ from differences by "
             f"{gap:.2g}, relative to the largest. Mend d_alpha and d_sigma, or leave them out of a UserPath."
@@ -339,7 +340,15 @@ def flow_columns(flow: FlowSpec) -> dict[str, Any]:
     """The identity columns of a flow."""
     columns = {name: label_of(getattr(flow, name)) for name in FLOW_COLUMNS if name != "method"}
     numbers = {"reflow": flow.reflow, "distilled": flow.distilled, "seed": flow.seed}
-    return {**columns, **numbers, "method": method_of(flow)}
+    return {**columns, **numbers, "method": method_of(flow), "trained_on": trained_on(flow)}
+
+
+def trained_on(flow: FlowSpec) -> str | None:
+    """The coupling that the network learned from: the suite's, or pairs that an earlier round drew; None of an oracle."""
+    if flow.pairs is None:
+        return label_of(flow.coupling) if flow.model.trained else None
+    inverted = f", {flow.pairs.inverted:.0%} inverted data" if flow.pairs.inverted else ""
+    return f"pairs of round {flow.pairs.flow.reflow}{inverted}"
 
 
 def budget_columns(budget: Budget, batch: int, guidance: float = 1.0) -> dict[str, Any]:
@@ -349,7 +358,7 @@ def budget_columns(budget: Budget, batch: int, guidance: float = 1.0) -> dict[st
         "solver": budget.solver.title(),
         "grid": None if budget.grid is None else label_of(budget.grid),
         "steps": budget.steps,
-        "nfe": None if budget.steps is None else float(calls(guidance) * budget.solver.calls_for(budget.steps)),
+        "nfe": None if budget.steps is None else float(budget.solver.calls_for(budget.steps, guidance)),
         "rtol": parameters.get("rtol"),
         "atol": parameters.get("atol"),
         "batch": batch if budget.batch or budget.solver.depends_on_batch else None,

@@ -24,7 +24,6 @@ from .data.base import Data
 from .errors import UserError, unknown
 from .flow import COUPLINGS, PATHS
 from .flow.couplings import Coupling
-from .flow.guidance import calls
 from .flow.paths import Path
 from .flow.predictions import Prediction
 from .flow.times import TIMES, TimeLaw
@@ -195,20 +194,9 @@ class Budget(_Strict):
         Raises:
             UserError: `nfe` cannot be met exactly.
         """
-        each = calls(guidance)
-        if self.nfe is None or each == 1:
+        if self.nfe is None:
             return self
-        evaluations, rest = divmod(self.nfe, each)
-        try:
-            if rest:
-                raise UserError(f"{self.nfe} is no multiple of {each}")
-            steps = self.solver.steps_for(evaluations)
-        except UserError as error:
-            raise UserError(
-                f"nfe = {self.nfe} counts network calls, of which guidance {guidance:g} makes {each} an evaluation: {error}. "
-                f"Give an nfe that every guidance can meet, or steps"
-            ) from None
-        return self.model_copy(update={"steps": steps})
+        return self.model_copy(update={"steps": self.solver.steps_for(self.nfe, guidance)})
 
 
 def _budgets(value: Any) -> list[Budget]:

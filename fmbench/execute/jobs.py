@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -47,6 +48,8 @@ class Outcome:
     startup: float | None = None
     vjp: float | None = None
     batch: int | None = None  # that the memory held, where it did not hold the one asked for
+    freedom: float | None = None  # degrees of freedom of the standard error; None, infinitely many
+    probe_stderr: float | None = None  # the part of stderr that random probes leave; None, there are none
     trace: str | None = None  # of an unexpected exception, for the manifest
 
 
@@ -296,7 +299,13 @@ class Bench:
 
 
 def _valued(estimate: Estimate) -> Outcome:
-    return Outcome(value=float(estimate.value), stderr=float(estimate.stderr), n=int(estimate.n))
+    return Outcome(
+        value=float(estimate.value),
+        stderr=float(estimate.stderr),
+        n=int(estimate.n),
+        freedom=float(estimate.freedom) if math.isfinite(estimate.freedom) else None,
+        probe_stderr=estimate.probe_stderr,
+    )
 
 
 def _failure(error: Exception) -> Outcome:

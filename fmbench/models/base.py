@@ -58,6 +58,10 @@ class Model(Component):
         """What the table calls its flows where path and coupling do not tell: a flow that was made elsewhere."""
         return None
 
+    def lacks_unconditional(self) -> str | None:
+        """Why a conditional flow of this model cannot be guided, and how to mend it, as "was never …"; None where it can."""
+        return None
+
     def network(self, shape: tuple[int, ...], seeds: Sequence[int], classes: int | None = None) -> Network:
         """Freshly initialised networks for samples of `shape`, one for each seed; a function of (self, shape, seed, classes).
 
@@ -99,6 +103,11 @@ class ConditionalModel(Model):
     def check(self, path: Path, coupling: Coupling, source: Data, data: Data) -> None:
         if self.conditional:
             require_labels(self, data)
+
+    def lacks_unconditional(self) -> str | None:
+        if self.label_dropout:
+            return None
+        return "was never trained without labels. Set flow.model.label_dropout, such as 0.1"
 
 
 def require_labels(model: Model, data: Data) -> None:

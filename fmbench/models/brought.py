@@ -79,7 +79,27 @@ def in_order(call: Callable[..., Any], arguments: Arguments) -> Literal["t, x", 
     )
 
 
-def called(field: Brought, time_first: bool, t: Tensor, x: Tensor) -> Any:
+LABELS = frozenset({"y", "label", "labels", "class_labels", "classes", "c", "cond"})
+"""What the label's argument is called: torchcfm writes y, diffusers class_labels, flow_matching passes what it is given on."""
+
+
+def label_argument(call: Callable[..., Any]) -> str:
+    """The name by which a conditional field is given its labels.
+
+    Raises:
+        UserError: it takes none.
+    """
+    of = call.forward if isinstance(call, nn.Module) else call
+    parameters = inspect.signature(of).parameters.values()
+    named = [p.name for p in parameters if p.name in LABELS]
+    if not named and any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return "label"
+    if not named:
+        raise UserError(f"conditional: none of its arguments is a label ({', '.join(sorted(LABELS))})")
+    return named[0]
+
+
+def called(field: Brought, time_first: bool, t: Tensor, x: Tensor, **label: Tensor) -> Any:
     """The field's own answer at times t `(B,)`, in the precision of its weights and on the device of x."""
     module, dtype = field.call, x.dtype
     if isinstance(module, nn.Module):
@@ -89,7 +109,7 @@ def called(field: Brought, time_first: bool, t: Tensor, x: Tensor) -> Any:
             if first.device != x.device:
                 module.to(x.device)
     t, x = t.to(dtype), x.to(dtype)
-    answer = module(t, x) if time_first else module(x, t)
+    answer = module(t, x, **label) if time_first else module(x, t, **label)
     return getattr(answer, "sample", answer)  # diffusers wraps it
 
 

@@ -18,7 +18,8 @@ from ..flow.paths import Path, column
 from ..flow.predictions import Parametrisation, Prediction, convert
 from ..flow.velocity import Field
 from ..registry import Component
-from .brought import Arguments, bring, called, in_order, short_name, split
+from .base import NO_LABEL, require_labels
+from .brought import Arguments, bring, called, in_order, label_argument, short_name, split
 from .elsewhere import RANGES, Elsewhere
 
 
@@ -36,6 +37,8 @@ class External(Elsewhere):
         output: what it says: the velocity dx/dt along its own clock, the noise ε, the data x1, or the score ∇ log p; what is
             not the velocity is read by the flow's path, whose α and σ are those of its data and noise.
         arguments: the order in which it is called; `auto` goes by their names.
+        conditional: it is given each sample's label, a class from 0 on.
+        no_label: the label by which it is told that there is none, without which it cannot be guided.
         digest: of the code in the named file or module, the weights and the configuration; not of what the code imports.
     """
 
@@ -47,6 +50,8 @@ class External(Elsewhere):
     images: Literal["-1..1", "0..1", "0..255"] = "-1..1"
     output: Prediction = "velocity"
     arguments: Arguments = "auto"
+    conditional: bool = False
+    no_label: int | None = None
 
     def found(self) -> str | None:
         return bring(self.factory, self.weights).sha256 if self.factory else None
@@ -71,7 +76,12 @@ class External(Elsewhere):
         sigma = path.start(torch.ones((), dtype=torch.float64)).item()
         return -b / (a * sigma), 1 / a
 
+    def lacks_unconditional(self) -> str | None:
+        return None if self.no_label is not None else "has no label for none. Set flow.model.no_label"
+
     def check(self, path: Path, coupling: Coupling, source: Data, data: Data) -> None:
+        if self.conditional:
+            require_labels(self, data)
         if not self.factory:
             raise UserError(
                 "model 'external' needs its factory: file.py:function, module:function or a diffusers folder"
@@ -96,7 +106,8 @@ class External(Elsewhere):
         x = path.start(source.take("train", 2))
         try:
             with torch.no_grad():
-                v = self.field(path, coupling, source, data)(torch.tensor(0.5, dtype=torch.float64), x)
+                labels = [torch.zeros(2, dtype=torch.int64)] if self.conditional else []
+                v = self.field(path, coupling, source, data)(torch.tensor(0.5, dtype=torch.float64), x, *labels)
         except UserError as error:
             raise UserError(f"model '{self.method()}': {error}") from None
         except Exception as error:
@@ -115,12 +126,22 @@ class External(Elsewhere):
         reading = Parametrisation(path, self.output, 1.0) if self.output != "velocity" else None
         a, b = RANGES[self.images]
         ahead = self.time == "data-at-1"
+        named = label_argument(brought.call) if self.conditional else ""
 
-        def velocity(t: Tensor, x: Tensor) -> Tensor:
+        def labels(label: Tensor | None, x: Tensor) -> dict[str, Tensor]:
+            if not self.conditional:
+                return {}
+            if label is None:
+                label = torch.full((len(x),), NO_LABEL, device=x.device)
+            if self.no_label is None and (label == NO_LABEL).any():
+                raise UserError("a sample without a label is asked for, and it has no label for none (no_label)")
+            return {named: label if self.no_label is None else torch.where(label == NO_LABEL, self.no_label, label)}
+
+        def velocity(t: Tensor, x: Tensor, label: Tensor | None = None) -> Tensor:
             asked = t if reading is None else reading.asked(t)
             clock = self.time_scale * (asked if ahead else 1 - asked)
             y = x if self.images == "-1..1" else a * x + b
-            said = called(brought, first, clock.to(x.device).expand(len(x)), y)
+            said = called(brought, first, clock.to(x.device).expand(len(x)), y, **labels(label, x))
             _agree(said, y)
             said = said.to(x.dtype)
             if reading is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -184,11 +185,17 @@ def parametrisation(spec: FlowSpec, data_std: float) -> Parametrisation:
     return Parametrisation(spec.path, spec.prediction, data_std)
 
 
+def untrained(spec: FlowSpec, seeds: Sequence[int]) -> Network:
+    """Fresh networks of a flow, one a seed. A model that knows no labels need not take the number of classes."""
+    labels = () if spec.classes is None else (spec.classes,)
+    return spec.model.network(spec.data.shape, seeds, *labels)
+
+
 def velocity_field(spec: FlowSpec, weights: dict[str, Tensor] | None, device: str = "cpu") -> VelocityField:
     """The field of a flow: its network with these weights, or its oracle when the model needs none."""
     if not spec.model.trained:
         return spec.model.field(spec.path, spec.coupling, spec.source, spec.data)
-    network = spec.model.network(spec.data.shape, [spec.seed], spec.classes)
+    network = untrained(spec, [spec.seed])
     network.load_state_dict(weights or {})
     network.to(device).eval().requires_grad_(False)
     if device.startswith("cuda") and len(spec.data.shape) == 3:

@@ -106,7 +106,7 @@ def evidence(
     teacher: Geometry | None = None,
 ) -> Evidence:
     """What a metric may look at in this cell. `steps` are those of the reference solve, `pairs` the flow's reflow pairs."""
-    flow = cell.flow
+    flow, oracle = cell.flow, exact_field(cell.flow)
     return Evidence(
         data=flow.data,
         source=flow.source,
@@ -121,7 +121,7 @@ def evidence(
         resources=resources,
         teacher=teacher,
         velocity=field,
-        oracle=exact_field(flow),
+        oracle=None if oracle is None else told(flow, oracle),
         source_log_density=start_log_density(flow),
         end_time=flow.path.end_time,
         reference_steps=steps,
@@ -175,7 +175,7 @@ def exact(flow: FlowSpec) -> Exact:
 
 def exact_field(flow: FlowSpec) -> Field | None:
     """The exact marginal velocity, by the first registered oracle that knows it; None where none does."""
-    if flow.pairs is not None or flow.classes is not None:
+    if flow.pairs is not None:
         return None
     for name in MODELS.names():
         if MODELS.get(name).exact:
@@ -187,7 +187,7 @@ def exact_field(flow: FlowSpec) -> Field | None:
 
 
 def told(flow: FlowSpec, field: Field) -> Field:
-    """The field for metrics that ask for velocities off the solved trajectories.
+    """A field for metrics that ask for velocities off the solved trajectories.
 
     A conditional flow's is refused: such metrics give no labels, and what the network says without is another flow's velocity.
     """

@@ -20,7 +20,7 @@ from ..errors import Diverged
 from ..models.base import Network
 from ..randomness import seed_of
 from .arithmetic import cast, products
-from .flow import FlowSpec, Pairs, TrainSettings, parametrisation
+from .flow import FlowSpec, Pairs, TrainSettings, parametrisation, untrained
 from .minibatches import minibatches
 
 ALIGNMENT = 64  # floats: whole vector registers and cache lines, unrolled
@@ -116,7 +116,7 @@ def train(
     stack, batch, steps = len(specs), settings.batch, settings.steps
     if stack > 1 and batch % ALIGNMENT:
         raise ValueError(f"flows with train.batch = {batch}, no multiple of {ALIGNMENT}, are trained one by one")
-    network = first.model.network(first.data.shape, [s.seed for s in specs], first.classes)
+    network = untrained(first, [s.seed for s in specs])
     if initial is not None:
         stacked = {name: [w[name] for w in initial] for name in initial[0]}
         network.load_state_dict({name: torch.cat(w) if stack > 1 else w[0] for name, w in stacked.items()})
