@@ -21,6 +21,7 @@ class Estimate:
 
     `probe_stderr` is that part of the standard error which random probes (not the data) leave, where there are any: the
     data's part is √(stderr² − probe_stderr²). Infinite where one probe a sample cannot tell it.
+    `protocol` says how the value was made where the metric's name does not say it all (features, reference, quantiser).
     """
 
     value: float
@@ -28,6 +29,7 @@ class Estimate:
     n: int
     freedom: float = math.inf
     probe_stderr: float | None = None
+    protocol: str | None = None
 
 
 def mean(x: Tensor) -> Estimate:

@@ -34,6 +34,7 @@ COLUMNS: dict[str, str] = {
     **dict.fromkeys(["accepted", "rejected", "startup", "vjp"], "float64"),
     "batch": "Int64",
     **dict.fromkeys(["freedom", "probe_stderr"], "float64"),
+    "protocol": "string",
 }
 """The contract: every column of `results.parquet`, in order, with its dtype. A missing float is NaN, all else NA.
 

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..errors import BudgetExceeded, Diverged, Skip
+from ..errors import BudgetExceeded, Diverged, Skip, Unavailable
 from ..flow.velocity import Field, Velocity
-from ..identity import Spec
+from ..identity import Spec, key_of
 from ..metrics.base import Geometry, Resources
+from ..metrics.features.desk import Desk, at
 from ..metrics.geometry import broken_identity
 from ..stages.arithmetic import products
 from ..stages.flow import FlowSpec, Pairs, PairsSpec, velocity_field
@@ -47,10 +48,12 @@ class Outcome:
     rejected: float | None = None
     startup: float | None = None
     vjp: float | None = None
-    batch: int | None = None  # that the memory held, where it did not hold the one asked for
     freedom: float | None = None  # degrees of freedom of the standard error; None, infinitely many
     probe_stderr: float | None = None  # the part of stderr that random probes leave; None, there are none
+    protocol: str | None = None
+    batch: int | None = None  # that the memory held, where it did not hold the one asked for
     trace: str | None = None  # of an unexpected exception, for the manifest
+    again: bool = False  # skipped for want of something that may still come: not stored
 
 
 class Point(NamedTuple):
@@ -273,18 +276,27 @@ class Bench:
 
     def _measured(self, spec: MeasureSpec | AloneSpec, measure: Callable[[], Outcome]) -> Outcome:
         started = time.perf_counter()
-        result = self._attempt(measure)
+        with at(Desk(self.device, self._remember)):
+            result = self._attempt(measure)
         facts = {"seconds": time.perf_counter() - started, "device": self.device}
         if isinstance(spec, MeasureSpec):
             info = self.store.info(spec.cell.key) or {}
             facts |= {"nfe": info.get("nfe"), "steps": round(info["steps"]) if "steps" in info else None}
             facts |= {**info.get("ledger", {}), "batch": info.get("batch")}
         result = Outcome(**{**asdict(result), **facts})
-        if result.status in ("ok", "skipped"):
-            self.store.write(
-                spec.key, spec.identity(), {name: v for name, v in asdict(result).items() if name != "trace"}
-            )
+        if result.status in ("ok", "skipped") and not result.again:
+            kept = {name: v for name, v in asdict(result).items() if name not in ("trace", "again")}
+            self.store.write(spec.key, spec.identity(), kept)
         return result
+
+    def _remember(self, facts: dict[str, Any], make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """What a metric knows of real data (`Desk.remember`): made once, shared by all runs."""
+        identity = {"stage": "reference_features", "version": 1, **facts}
+        key = key_of(identity)
+        with self.store.locks([key]):
+            if not self.store.has(key):
+                self.store.write(key, identity, {"device": self.device}, make())
+        return self.store.read(key).tensors
 
     def _field(self, flow: FlowSpec) -> Field:
         return _field(self.store, flow.key, self.device, _Hashable(flow))
@@ -305,15 +317,19 @@ def _valued(estimate: Estimate) -> Outcome:
         n=int(estimate.n),
         freedom=float(estimate.freedom) if math.isfinite(estimate.freedom) else None,
         probe_stderr=estimate.probe_stderr,
+        protocol=estimate.protocol,
     )
 
 
 def _failure(error: Exception) -> Outcome:
     """An exception as a row: every planned cell yields one."""
-    status = {Skip: "skipped", Diverged: "diverged", BudgetExceeded: "timeout"}.get(type(error), "failed")
+    status = {Skip: "skipped", Unavailable: "skipped", Diverged: "diverged", BudgetExceeded: "timeout"}.get(
+        type(error), "failed"
+    )
     reason = str(error) if status != "failed" else f"{type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error)) if status == "failed" else None
-    return Outcome(status=status, reason=" ".join(reason.split()), trace=trace)
+    again = isinstance(error, Unavailable)
+    return Outcome(status=status, reason=" ".join(reason.split()), trace=trace, again=again)
 
 
 class _Hashable:
