@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from . import paired
+from .board import TensorBoard
 from .claims.judge import judge
-from .errors import UserError
+from .errors import UserError, unknown
 from .execute import Missing, Outcome, devices_for, execute, missing
 from .machine import commit, hardware, versions
 from .plan import Cell, Plan, flow_columns, make_plan
@@ -86,6 +87,7 @@ def run(
     workers: int | None = None,
     ray: str | None = None,
     plugins: Sequence[str] = (),
+    log: str | None = None,
     watcher: Watcher | None = None,
 ) -> Results:
     """Runs a suite and leaves its results in a folder. What was computed before is not computed again.
@@ -100,6 +102,7 @@ def run(
         ray: address of a Ray cluster, "auto" for the one at hand, whose devices take the place of this machine's; all its
             nodes see one FMBENCH_CACHE.
         plugins: Python files that register a user's own components.
+        log: "tensorboard" for loss and throughput of the trainings in `<out>/tensorboard`.
         watcher: hears of progress.
 
     Returns:
@@ -108,6 +111,8 @@ def run(
     Raises:
         UserError: a mistake in the suite or the arguments, or a folder that cannot be written.
     """
+    if log not in (None, TensorBoard.name):
+        raise unknown("log", log, [TensorBoard.name])
     load_plugins(plugins)
     wanted = _suite(suite, set)
     for part in [part for task in wanted.problems() for part in (task.data, task.source)]:
@@ -121,6 +126,13 @@ def run(
         work = missing(plan, store, len(devices))
         watcher.planned(plan, work, devices)
         last = time.monotonic()
+        board = None if log is None else TensorBoard(folder.directory / log, plan)
+
+        def heard(what: str, amount: Any) -> None:
+            if what != "curve":
+                watcher.advanced(what, amount)
+            elif board is not None:
+                board.add(amount)
 
         def snapshot(outcomes: dict[str, Outcome]) -> None:
             nonlocal last
@@ -134,9 +146,11 @@ def run(
             devices=devices,
             plugins=plugins,
             ray=ray is not None,
-            on_progress=watcher.advanced,
+            on_progress=heard,
             on_outcomes=snapshot,
         )
+        if board is not None:
+            board.close()
         table = frame(rows(plan, outcomes))
         facts = manifest(plan, outcomes, store, devices)
         per_sample = paired.gather(plan, store) if plan.suite.claims else {}

@@ -90,6 +90,9 @@ def run(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     data_root: DataRoot = None,
+    log: Annotated[
+        str | None, typer.Option(help="tensorboard: loss and throughput of the trainings, in <out>/tensorboard.")
+    ] = None,
     plugin: Plugins = None,
 ) -> None:
     """Run a suite: train its flows, sample them, measure them, leave a table and a report.
@@ -113,7 +116,7 @@ def run(
     if dry_run:
         terminal.print_outline(outline(suite, **what))
         return
-    terminal.carry_out(lambda watcher: run_suite(suite, out=out, watcher=watcher, **what), quiet)
+    terminal.carry_out(lambda watcher: run_suite(suite, out=out, watcher=watcher, log=log, **what), quiet)
 
 
 app.command()(evaluate)
@@ -282,8 +285,8 @@ def published_(
 
 @app.command()
 def claims(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `fmbench run` made.")],
-    format: Annotated[str, typer.Option("--format", "-f", help="table or json.")] = "table",
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders that `fmbench run` made.")],
+    format: Annotated[str, typer.Option("--format", "-f", help="table, md, or json (of one folder).")] = "table",
     claim: Annotated[
         list[str] | None,
         typer.Option("--claim", help="Judge this claim (see `fmbench list claims`), not the suite's. Repeatable."),
@@ -293,34 +296,36 @@ def claims(
 ) -> None:
     """Judge the claims of a result's suite again, from its table: supported, refuted, inconclusive or not tested.
 
-    Writes DIR/claims.json anew where a verdict has changed; with --claim nothing is written.
+    Writes DIR/claims.json anew where a verdict has changed; with --claim nothing is written. A folder without
+    results.parquet, as those of results/reference, lacks what its run judged by: the verdicts recorded there are shown.
 
     \b
     Examples:
       fmbench claims results/moons-nfe-sweep
       fmbench claims results/moons-nfe-sweep --claim ot-cfm-cheaper --claim solver-orders
       fmbench claims results/moons-nfe-sweep --format json --strict
+      fmbench claims results/reference/* --format md
     """
-    formats = ("table", "json")
+    formats = ("table", "md", "json")
     if format not in formats:
         raise unknown("format", format, formats)
-    from .claims import CLAIMS
-    from .claims.judge import REFUTED, claims_of, judge
+    if format == "json" and len(directories) > 1:
+        raise UserError(f"--format json prints the claims.json of one folder; {len(directories)} were given")
+    from .claims.judge import REFUTED, verdicts_of
     from .plugins import load_plugins
-    from .results import Results
-    from .store import ResultFolder
 
     load_plugins(plugin or [])
-    results, folder = Results.load(directory), ResultFolder(directory)
-    verdicts = judge(results, [CLAIMS.build(name) for name in claim] if claim else claims_of(results))
-    records = [verdict.record() for verdict in verdicts]
-    if not claim and records != (folder.read_json("claims.json") or []):
-        folder.write_json("claims.json", records)
+    found = [verdicts_of(directory, claim or []) for directory in directories]
     if format == "json":
-        typer.echo(json.dumps(records, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(found[0][1], indent=2, ensure_ascii=False))
+    elif format == "md":
+        from .report.verdicts import verdict_table
+
+        typer.echo(verdict_table(found))
     else:
-        terminal.print_verdicts(terminal.new_console(), records)
-    if strict and any(verdict.verdict == REFUTED for verdict in verdicts):
+        for suite, records in found:
+            terminal.print_verdicts(terminal.new_console(), records, suite if len(found) > 1 else "")
+    if strict and any(record["verdict"] == REFUTED for _, records in found for record in records):
         raise typer.Exit(1)
 
 

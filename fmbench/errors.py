@@ -22,6 +22,10 @@ class Skip(Exception):
     """A cell that makes no sense here (the reason says why): it becomes a row with status `skipped`."""
 
 
+class Unavailable(Skip):
+    """A cell that lacks something which may still come, such as weights: skipped now, tried again by the next run."""
+
+
 def unknown(what: str, value: object, valid: Iterable[object], *, remedy: str = "") -> UserError:
     """The error for a name that is not among the valid ones: says the nearest match and lists what is valid."""
     return UserError(f"unknown {what} '{value}'.{suggestion(value, valid)}{' ' + remedy if remedy else ''}")

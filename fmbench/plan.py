@@ -29,6 +29,7 @@ WRONG_SLOPE = 1e-3  # a gap that neither float32 nor the curvature of a sane pat
 FLOW_COLUMNS = (
     "data", "source", "path", "coupling", "prediction", "times", "model", "reflow", "distilled", "seed", "method",
 )  # fmt: skip
+KEPT = 2**24  # numbers in a cell's samples that are stored without being asked for
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,11 @@ def make_plan(suite: Suite, only: Sequence[str] = ()) -> Plan:
     """The plan of a suite, less what `only` (such as `path=rectified`) leaves out.
 
     Raises:
-        UserError: a filter names no column, or a value that the suite does not have.
+        UserError: a filter, or a claim's side, names a value that the suite does not have; a filter names no column.
     """
     cells = [cell for task in suite.problems() for cell in _task_cells(suite, task)]
+    for claim in suite.claims:
+        claim.check([cell.columns for cell in cells])
     for rule in only:
         cells = _filtered(cells, rule)
     if not cells:
@@ -129,9 +132,14 @@ def _reference(suite: Suite, flow: FlowSpec, guidance: float | None = None) -> R
     if flow.distilled and flow.teacher is not None:
         return _reference(suite, flow.teacher, guidance)
     settings, fine = suite.sample, suite.sample.reference
-    shared = {"n": settings.n, "batch": settings.batch, "sample_seed": settings.seed}
+    n = min(settings.n, fine.n or settings.n)
+    shared = {"n": n, "batch": settings.batch, "sample_seed": settings.seed, **_arithmetic(suite)}
     weight = 1.0 if guidance is None else guidance
     return ReferenceSpec(flow=flow, **shared, tolerance=fine.tolerance, max_steps=fine.max_steps, guidance=weight)
+
+
+def _arithmetic(suite: Suite) -> dict[str, Any]:
+    return {"precision": suite.sample.precision, "compile": suite.sample.compile}
 
 
 def _flow_cells(suite: Suite, flow: FlowSpec, guidance: float | None) -> list[Cell]:
@@ -155,7 +163,8 @@ def _sample_cells(suite: Suite, flow: FlowSpec, guidance: float | None) -> list[
     for budget in [_own_budget(flow.distilled)] if flow.distilled else settings.solvers:
         budget.check(flow.path)
         budget, batch = budget.at(weight), budget.batch or settings.batch
-        shared = {"flow": flow, "n": settings.n, "batch": batch, "sample_seed": settings.seed}
+        shared = {"flow": flow, "n": settings.n, "batch": batch, "sample_seed": settings.seed, **_arithmetic(suite)}
+        shared["keep"] = settings.n * math.prod(flow.data.shape) <= KEPT if settings.keep is None else settings.keep
         sample = SampleSpec(**shared, solver=budget.solver, steps=budget.steps, grid=budget.grid, guidance=weight)
         for m in suite.metrics:
             if m.scope == "samples":
@@ -331,7 +340,15 @@ def flow_columns(flow: FlowSpec) -> dict[str, Any]:
     """The identity columns of a flow."""
     columns = {name: label_of(getattr(flow, name)) for name in FLOW_COLUMNS if name != "method"}
     numbers = {"reflow": flow.reflow, "distilled": flow.distilled, "seed": flow.seed}
-    return {**columns, **numbers, "method": method_of(flow)}
+    return {**columns, **numbers, "method": method_of(flow), "trained_on": trained_on(flow)}
+
+
+def trained_on(flow: FlowSpec) -> str | None:
+    """The coupling that the network learned from: the suite's, or pairs that an earlier round drew; None of an oracle."""
+    if flow.pairs is None:
+        return label_of(flow.coupling) if flow.model.trained else None
+    inverted = f", {flow.pairs.inverted:.0%} inverted data" if flow.pairs.inverted else ""
+    return f"pairs of round {flow.pairs.flow.reflow}{inverted}"
 
 
 def budget_columns(budget: Budget, batch: int, guidance: float = 1.0) -> dict[str, Any]:

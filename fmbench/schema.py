@@ -31,10 +31,12 @@ from .metrics import METRICS
 from .metrics.base import Metric
 from .models import MODELS
 from .models.base import Model
+from .recipes import with_recipe
 from .registry import Component, Registry
 from .solvers import GRIDS, SOLVERS
 from .solvers.base import Solver
 from .solvers.grids import Grid
+from .stages.arithmetic import Precision
 from .stages.flow import PairsSettings, TrainSettings
 
 
@@ -257,8 +259,9 @@ MOST_SAMPLES = 10_000_000
 
 
 class ReferenceSettings(_Strict):
-    """How fine the reference solve is: `tolerance` in standard deviations of the data."""
+    """How fine the reference solve is, `tolerance` in standard deviations of the data, and of how many samples if not all."""
 
+    n: PositiveInt | None = None
     tolerance: PositiveFloat = 1e-5
     max_steps: int = Field(512, ge=32)
 
@@ -270,6 +273,10 @@ class SampleSettings(_Strict):
     conditional flow itself, s = 0 the unconditional one; another convention's w is s − 1. A solver's `nfe` are network calls
     at every guidance. An evaluation costs one call at s = 0 and s = 1 and two at any other, so that `nfe: 16` is 16 Euler
     steps at s = 1 and 8 at s = 2; calls that do not come out even are an error. `steps` are steps whatever they cost.
+
+    `precision` is that of the network's calls, as in training; metrics that call the network use float32. `compile` compiles the
+    network for solvers of fixed steps. `keep` says whether all samples stay in the cache, or some to look at alone; where it is
+    not given they do up to 64 MB a cell.
     """
 
     n: int = Field(10_000, ge=1, le=MOST_SAMPLES)
@@ -278,6 +285,9 @@ class SampleSettings(_Strict):
     guidance: Annotated[list[Guidance], BeforeValidator(_listed)] = Field(default=1.0, validate_default=True)
     solvers: list[Budget] = []  # may be left out where only given samples are measured
     reference: ReferenceSettings = ReferenceSettings()
+    precision: Precision = "float32"
+    compile: bool = False
+    keep: bool | None = None
 
     @field_validator("guidance")
     @classmethod
@@ -353,6 +363,14 @@ class Suite(_Strict):
     @classmethod
     def _distinct_claims(cls, claims: list[Claim]) -> list[Claim]:
         return _distinct(claims) if claims else claims
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe_written_out(cls, suite: Any) -> Any:
+        try:
+            return with_recipe(suite)
+        except UserError as error:
+            raise ValueError(f"train.recipe: {error}") from None
 
     @model_validator(mode="after")
     def _one_way_to_name_tasks(self) -> Suite:

@@ -154,14 +154,17 @@ def print_claims(console: Console, directory: Path) -> None:
         print_verdicts(console, verdicts)
 
 
-def print_verdicts(console: Console, verdicts: Sequence[dict[str, Any]]) -> None:
+def print_verdicts(console: Console, verdicts: Sequence[dict[str, Any]], suite: str = "") -> None:
     from rich.table import Table
 
     if not verdicts:
-        console.print("The suite names no claims. Judge one with --claim; `fmbench list claims` shows them.")
+        console.print(
+            f"{suite or 'The suite'} names no claims. Judge one with --claim; `fmbench list claims` shows them."
+        )
         return
     colours = {"supported": "green", "refuted": "bold red", "inconclusive": "yellow", "not tested": "dim"}
-    table = Table(title="claims", title_justify="left", box=None, padding=(0, 1), header_style="bold")
+    title = f"claims of {suite}" if suite else "claims"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="bold")
     for column in ("claim", "verdict", "effect", "interval", "margin", "p"):
         table.add_column(column, no_wrap=column in ("claim", "verdict"), overflow="fold")
     for item in verdicts:

@@ -95,6 +95,26 @@ def test_what_pairs_say_of_the_rounds_reaches_them_and_not_the_first(tiny: Tiny)
     assert third.teacher == second
 
 
+def test_every_row_says_what_its_flow_was_trained_on(tiny: Tiny) -> None:
+    """Also those of the training coupling itself; real data and exact flows were trained on nothing."""
+    changes = {
+        "flow__reflow": [0, 1, 2],
+        "flow__distilled": [0, 1],
+        "metrics": ["w2", "transport_cost", "train_coupling_cost"],
+    }
+    plan = planned(tiny(flow__coupling=["independent", "minibatch-ot"], pairs={"inverted": 0.25}, **changes))
+    said = {(c.columns.get("coupling"), c.columns.get("reflow"), c.columns.get("distilled"), c.columns.get("trained_on"))
+            for c in plan.cells}  # fmt: skip
+    drawn = [f"pairs of round {k}, 25% inverted data" for k in (0, 1, 2)]
+    expected = {(None, None, None, None)}
+    for coupling in ("independent", "minibatch-ot"):
+        expected |= {(coupling, k, 0, drawn[k - 1] if k else coupling) for k in (0, 1, 2)}
+        expected |= {(coupling, k, 1, drawn[k]) for k in (0, 1, 2)}
+    assert said == expected
+    mixture = {"name": "gaussian-mixture", "means": [[0, 0], [1, 1]], "stds": 0.5}
+    assert axis(planned(tiny(flow__model="oracle", data=mixture)), "trained_on") == {None}
+
+
 def test_pairs_are_drawn_at_one_budget_that_is_said(tiny: Tiny) -> None:
     with pytest.raises(UserError, match="solver 'euler' needs its budget"):
         planned(tiny(pairs={"solver": "euler"}))

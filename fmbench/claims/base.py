@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -61,6 +61,9 @@ class Claim(Component):
     def needs(self) -> list[str]:
         """The metrics without which it cannot be tested."""
         return list(dict.fromkeys([*self.metrics, *(name for guard in self.guards for name in guard.metrics)]))
+
+    def check(self, planned: Sequence[Mapping[str, Any]]) -> None:
+        """Raises `UserError` where no row that the suite plans, given by its identity columns, can speak of it."""
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
         """All comparisons that the table allows.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..errors import unknown
 from ..table import FLOW, SAMPLER, TASK
 from .base import Claim, Contrast, pairwise
-from .cells import Cells
+from .cells import Cells, bare
 from .guards import same_noise
 
 COLUMNS = (*TASK[1:], *FLOW, *SAMPLER)
+EXAMPLE = "{name: comparison, metric: w2, at: {coupling: minibatch-ot}, than: {coupling: independent}}"
 
 
 class Comparison(Claim):
@@ -28,10 +30,17 @@ class Comparison(Claim):
     guards = (same_noise,)
     id: str = Field("comparison", pattern=r"^[a-z0-9][a-z0-9._-]*$")
     about: str = ""
-    metric: str = "w2"
-    at: dict[str, Any] = {"coupling": "minibatch-ot"}
-    than: dict[str, Any] = {"coupling": "independent"}
+    metric: str
+    at: dict[str, Any]
+    than: dict[str, Any]
     margin: float = Field(0.0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_what_it_compares(cls, given: Any) -> Any:
+        if isinstance(given, dict) and (lacking := [key for key in ("metric", "at", "than") if key not in given]):
+            raise ValueError(f"it does not say what to compare: give {', '.join(lacking)}, as in {EXAMPLE}")
+        return given
 
     @field_validator("at", "than")
     @classmethod
@@ -47,6 +56,20 @@ class Comparison(Claim):
 
     def label(self) -> str:
         return self.id
+
+    def check(self, planned: Sequence[Mapping[str, Any]]) -> None:
+        rows = [columns for columns in planned if self.metric in (columns["metric"], bare(columns["metric"]))]
+        for side in (self.at, self.than):
+            for column, wanted in side.items():
+                have = {columns.get(column) for columns in rows} - {None}
+                names = have | {bare(value) for value in have if isinstance(value, str)}
+                for value in wanted if isinstance(wanted, (list, tuple)) else [wanted]:
+                    if value not in names:
+                        shown = sorted(f"{item:g}" if isinstance(item, float) else str(item) for item in have)
+                        kind = f"{column} of claim '{self.id}'"
+                        raise unknown(
+                            kind, value, shown, remedy=f"These are the values beside {self.metric} in this suite."
+                        )
 
     def needs(self) -> list[str]:
         return [self.metric]

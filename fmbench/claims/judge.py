@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from .. import paired
 from ..results import Results
 from ..statistics import holm
-from ..table import records
+from ..store import ResultFolder
+from ..table import read_json, records
 from . import CLAIMS
 from .base import Claim, Contrast
 from .cells import Cells, NotTested
@@ -56,6 +58,31 @@ def claims_of(results: Results) -> list[Claim]:
         UserError: a claim is not known here, as one of a user's own whose plug-in was not given.
     """
     return [CLAIMS.build(claim) for claim in results.suite.get("claims") or []]
+
+
+def verdicts_of(directory: Path, names: Sequence[str] = ()) -> tuple[str, list[dict[str, Any]]]:
+    """A folder's suite and its verdicts as claims.json holds them, judged again and kept there where they changed.
+
+    Args:
+        names: judge these claims instead, and keep nothing.
+
+    A folder that keeps its table as text alone (results/reference) lacks the values sample by sample, from which its run
+    judged: what its claims.json says then stands.
+
+    Raises:
+        UserError: the folder is no result, or a claim is not known.
+    """
+    folder = ResultFolder(directory)
+    recorded = read_json(directory / "claims.json") or []
+    if not (directory / "results.parquet").is_file() and (directory / "results.csv").is_file() and not names:
+        suite = (read_json(directory / "manifest.json") or {}).get("suite") or {}
+        return str(suite.get("suite") or directory.name), recorded
+    results = Results.load(directory)
+    found = judge(results, [CLAIMS.build(name) for name in names] if names else claims_of(results))
+    records = [verdict.record() for verdict in found]
+    if not names and records != recorded:
+        folder.write_json("claims.json", records)
+    return str(results.suite["suite"]), records
 
 
 def judge(results: Results, claims: Sequence[Claim], per_sample: Mapping[str, Any] | None = None) -> list[Verdict]:

@@ -236,6 +236,6 @@ def _pixels(content: bytes, side: int | None, place: str) -> tuple[np.ndarray, s
     if side is not None and image.size != (side, side):
         square = min(image.size)
         left, top = (image.width - square) // 2, (image.height - square) // 2
-        image = image.resize((side, side), Image.Resampling.LANCZOS, box=(left, top, left + square, top + square))
+        image = image.crop((left, top, left + square, top + square)).resize((side, side), Image.Resampling.LANCZOS)
     pixels = np.asarray(image)
     return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), encoding

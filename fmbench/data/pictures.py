@@ -158,11 +158,15 @@ class Published(Pictures):
 
 
 class CIFAR10(Published):
-    """CIFAR-10 (Krizhevsky 2009): 50,000 colour pictures of 32 × 32 in 10 classes, 10,000 held out."""
+    """CIFAR-10 (Krizhevsky 2009): 50,000 colour pictures of 32 × 32 in 10 classes, 10,000 held out.
+
+    Mirrored at random in training unless told otherwise, as all the published recipes do.
+    """
 
     name = "cifar10"
     hub = "uoft-cs/cifar10"
     dims, count, image = (3, 32, 32), 50_000, "img"
+    flip: bool = True
 
 
 class MNIST(Published):

@@ -139,7 +139,7 @@ class TwoSampleMetric(Metric):
     `n` is taken from both sides (when None: all generated samples, up to `most`); a finite split with fewer gives all.
     """
 
-    scope = "samples"
+    scope: ClassVar[Literal["samples", "flow", "coupling"]] = "samples"
     against: ClassVar[Split] = "test"
     most: ClassVar[int | None] = None  # what a default n is held to, where time grows fast
     n: PositiveInt | None = None

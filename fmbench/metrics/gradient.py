@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import Skip
 from ..randomness import generator
@@ -35,18 +36,16 @@ class GradientGap(OverPath):
     def measure(self, evidence: Evidence) -> Estimate:
         exact = required(evidence.oracle, "the exact velocity, which is not known for this data, source and coupling")
         chunks = [(t, x, u, exact(t, x)) for t, x, u, _ in self.points(evidence)]
-        t, *sides = (
-            torch.cat(side).double().flatten(1 if side[0].dim() > 1 else 0) for side in zip(*chunks, strict=True)
-        )
-        x, u, v = sides
+        t, x, u, v = (torch.cat(side).double() for side in zip(*chunks, strict=True))
+        x, u, v = (side.flatten(1) for side in (x, u, v))
         count = min(PARTS, len(t) // 2)
         if count < 2:
             raise Skip(f"gradients of two parts of the points are needed, here are {len(t)} points")
-        network = self.network(x.shape[1])
+        network = drawn(x.shape[1], self.width, self.seed)
         apart, marginal = [], []
         for k in range(count):  # every part sees all times: the points are in their order
             part = slice(k, None, count)
-            said = network(torch.cat([x[part], t[part, None]], 1))
+            said = answer(network, x[part], t[part])
             squares = [(said - target[part]).square().sum(1).mean() for target in (u, v)]
             apart.append(gradient(squares[0] - squares[1], network))
             marginal.append(gradient(squares[1], network))
@@ -56,18 +55,23 @@ class GradientGap(OverPath):
     def true_value(self, flow: Exact) -> float | None:
         return None if truth.known(flow) is None else 0.0
 
-    def network(self, dim: int) -> nn.Module:
-        """F(x, t) on `(B, dim + 1)`, drawn far from any velocity, so that ∇L_FM is not small."""
-        rng = generator("gradient gap", self.seed, dim)
-        layers = nn.Sequential(nn.Linear(dim + 1, self.width), nn.Tanh(), nn.Linear(self.width, dim)).double()
-        for parameter in layers.parameters():
-            parameter.data = torch.randn(parameter.shape, generator=rng, dtype=torch.float64)
-        return layers
+
+def drawn(dim: int, width: int, seed: int) -> list[Tensor]:
+    """Two layers' weights and biases, far from any velocity, so that ∇L_FM is not small."""
+    rng = generator("gradient gap", seed, dim)
+    shapes = ((width, dim + 1), (width,), (dim, width), (dim,))
+    return [torch.randn(shape, generator=rng, dtype=torch.float64).requires_grad_() for shape in shapes]
 
 
-def gradient(loss: Tensor, network: nn.Module) -> Tensor:
+def answer(network: Sequence[Tensor], x: Tensor, t: Tensor) -> Tensor:
+    """F(t, x) `(B, D)` of x `(B, D)` and t `(B,)`."""
+    w, a, v, b = network
+    return torch.tanh(torch.cat([x, t[:, None]], 1) @ w.T + a) @ v.T + b
+
+
+def gradient(loss: Tensor, network: Sequence[Tensor]) -> Tensor:
     """In all parameters, `(P,)`."""
-    parts = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
+    parts = torch.autograd.grad(loss, list(network), retain_graph=True)
     return torch.cat([part.flatten() for part in parts])
 
 

@@ -10,6 +10,7 @@ MODELS: Registry[Model] = Registry(
     {
         "mlp": "fmbench.models.mlp:MLP",
         "unet": "fmbench.models.unet:UNet",
+        "transformer": "fmbench.models.transformer:Transformer",
         "oracle": "fmbench.models.oracle:Oracle",
         "empirical": "fmbench.models.oracle:Empirical",
         "external": "fmbench.models.external:External",

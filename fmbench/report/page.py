@@ -179,9 +179,11 @@ def _claims(results: Results) -> list[dict[str, Any]]:
             "style": VERDICTS.index(claim["verdict"]) if claim.get("verdict") in VERDICTS else 3,
             "effect": number(claim.get("effect")),
             "interval": f"{number(claim.get('low'))} … {number(claim.get('high'))}",
+            "margin": number(claim.get("margin")),
             "p_value": number(claim.get("p_value")),
             "n": str(claim.get("n") if claim.get("n") is not None else "–"),
             "guard": str(claim.get("guard") or ""),
+            "note": ": ".join(filter(None, [claim.get("contrast"), claim.get("note")])),
         }
         for claim in claims
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+import torch
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -31,6 +32,7 @@ from ..identity import Record, Spec
 from ..models.base import Model, Network
 from ..registry import Registry
 from ..solvers.base import Solver
+from .arithmetic import Precision
 
 
 def by_name(value: Any, info: ValidationInfo) -> Any:
@@ -50,16 +52,19 @@ class TrainSettings(Record):
     samples: PositiveInt = 500_000
     batch: PositiveInt = 256
     lr: PositiveFloat = 1e-3
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "linear"] = "constant"  # after the warm-up; the others end at 0
     warmup: NonNegativeInt = 0  # samples over which the learning rate rises from 0
     weight_decay: NonNegativeFloat = 0.0
     clip: PositiveFloat | None = 1.0  # largest norm of a network's gradient
     ema_samples: NonNegativeInt = 50_000  # half-life of the averaged weights; 0: no averaging
-    precision: Literal["float32", "bfloat16"] = "float32"
+    ema_ramp: PositiveFloat | None = 0.05  # the half-life never exceeds this share of the samples seen; None: no ramp
+    precision: Precision = "float32"
     loss: Loss = MSE()
     weight: Weight = Uniform()
+    compile: bool = False  # by torch.compile: as fast as it goes, equal up to rounding
 
-    unchanged = {"loss": {"name": "mse", "version": 1}, "weight": {"name": "uniform", "version": 1}}
+    silent = frozenset({"compile"})
+    unchanged = {"loss": {"name": "mse", "version": 1}, "weight": {"name": "uniform", "version": 1}, "ema_ramp": 0.05}
 
     _components = field_validator("loss", "weight", mode="before")(by_name)
 
@@ -193,4 +198,6 @@ def velocity_field(spec: FlowSpec, weights: dict[str, Tensor] | None, device: st
     network = untrained(spec, [spec.seed])
     network.load_state_dict(weights or {})
     network.to(device).eval().requires_grad_(False)
+    if device.startswith("cuda") and len(spec.data.shape) == 3:
+        network.to(memory_format=torch.channels_last)
     return NetworkField(network, parametrisation(spec, spec.data.moments()[1]))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ from .flow import FlowSpec, Pairs, parametrisation
 
 FLOATS_IN_ADVANCE = 2**20  # a block holds up to this many numbers a seed
 STEPS_IN_ADVANCE = 64
+LARGE_STEP = 2**15  # numbers in a step, from which on its preparation takes longer than handing it between threads
+BLOCKS_AHEAD = 2  # of large steps
 
 Ends = tuple[Tensor, Tensor, Tensor | None]  # x0, x1 and the label of x1
 
@@ -40,6 +43,10 @@ class Step(NamedTuple):
         """The k-th of several steps."""
         return Step(self.t[k], self.inputs[k], self.targets[k], None if self.label is None else self.label[k])
 
+    def to(self, device: str) -> Step:
+        t, inputs, targets = (x.to(device, non_blocking=True) for x in self[:3])
+        return Step(t, inputs, targets, None if self.label is None else self.label.to(device, non_blocking=True))
+
 
 def minibatches(
     specs: Sequence[FlowSpec],
@@ -51,34 +58,56 @@ def minibatches(
 ) -> Iterator[tuple[int, Step]]:
     """The steps start … stop − 1 of flows that differ in their seed alone.
 
-    Couplings that compute are solved on threads, a block ahead of the training: the engines release Python's lock.
+    Couplings that compute are solved on threads, ahead of the training: the engines release Python's lock.
     """
     first = specs[0]
-    length = steps_in_advance(first.train.batch, math.prod(first.data.shape), first.coupling)
+    d = math.prod(first.data.shape)
+    length = steps_in_advance(first.train.batch, d, first.coupling)
     coupled = pairs is None and first.coupling.name != "independent"
+    large = first.train.batch * d >= LARGE_STEP
     blocks = range(start // length, -(-stop // length))
-    with ThreadPoolExecutor(_cores() if coupled else 1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    one_each: dict[str, Any] = {"initializer": torch.set_num_threads, "initargs": (1,)}
+    with (
+        ThreadPoolExecutor(_cores() if coupled else 1, **one_each) as pairing,
+        ThreadPoolExecutor(BLOCKS_AHEAD if large else 1, **one_each) as preparing,
+    ):
 
         def drawn(block: int) -> list[_Block]:
             return [
-                _Block.draw(spec, block, length, None if pairs is None else pairs[i], pool if coupled else None)
+                _Block.draw(spec, block, length, None if pairs is None else pairs[i], pairing if coupled else None)
                 for i, spec in enumerate(specs)
             ]
 
-        ahead = drawn(blocks[0]) if blocks else []
-        for block in blocks:
-            now, ahead = ahead, drawn(block + 1) if coupled and block + 1 in blocks else []
-            prepared = [part.prepared(data_std) for part in now or drawn(block)]
-            steps = _beside(prepared, device)
+        def prepared(parts: Sequence[_Block]) -> Step:
+            return _beside([part.prepared(data_std) for part in parts], pinned=device.startswith("cuda"))
+
+        def in_turn() -> Iterator[Step]:
+            """Of small steps, only the pairing runs ahead: handing a block over would cost more than making it."""
+            ahead = drawn(blocks[0]) if blocks else []
+            for block in blocks:
+                now, ahead = ahead, drawn(block + 1) if coupled and block + 1 in blocks else []
+                yield prepared(now or drawn(block))
+
+        def beside() -> Iterator[Step]:
+            """Of images, all work is done while the network computes."""
+            ahead: deque[Future[Step]] = deque()
+            for block in blocks:
+                while len(ahead) <= BLOCKS_AHEAD and (later := block + len(ahead)) in blocks:
+                    ahead.append(preparing.submit(lambda block: prepared(drawn(block)), later))
+                yield ahead.popleft().result()
+
+        for block, steps in zip(blocks, beside() if large else in_turn(), strict=True):
+            here = steps.to(device)
             for step in range(max(start, block * length), min(stop, (block + 1) * length)):
-                yield step, steps.at(step - block * length)
+                yield step, here.at(step - block * length)
 
 
-def _beside(parts: Sequence[Step], device: str) -> Step:
-    """The seeds' parts along a second axis."""
+def _beside(parts: Sequence[Step], pinned: bool) -> Step:
+    """The seeds' parts along a second axis, in memory from which a GPU reads while the processor goes on."""
 
     def side(tensors: Sequence[Tensor]) -> Tensor:
-        return torch.stack(list(tensors), dim=1).to(device, non_blocking=True)
+        stacked = torch.stack(list(tensors), dim=1)
+        return stacked.pin_memory() if pinned else stacked
 
     t, inputs, targets, label = zip(*parts, strict=True)
     return Step(side(t), side(inputs), side(targets), None if label[0] is None else side(label))

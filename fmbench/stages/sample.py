@@ -25,8 +25,9 @@ from ..randomness import stream
 from ..solvers.base import Solver
 from ..solvers.fourth_order import RK4
 from ..solvers.grids import Grid, UniformGrid
+from .arithmetic import Precision, faster, products
 from .flow import FlowSpec, Pairs, PairsSpec
-from .memory import PeakMemory
+from .memory import PeakMemory, fitting
 
 PILOT = 512  # samples that decide how fine the reference solve must be
 SHORT = 0.1  # seconds; solves that are shorter are timed several times
@@ -37,8 +38,9 @@ class ReferenceSpec(Spec):
     """The fine solve of a flow: RK4, steps doubled until halving them moves the end by less than `tolerance` · data std."""
 
     stage = "reference"
-    shaping = frozenset({"flow", "n", "batch", "sample_seed", "tolerance", "max_steps", "guidance"})
-    unchanged = {"guidance": 1.0}
+    shaping = frozenset({"flow", "n", "batch", "sample_seed", "tolerance", "max_steps", "guidance", "precision"})
+    silent = frozenset({"compile"})
+    unchanged = {"guidance": 1.0, "precision": "float32"}
 
     flow: FlowSpec
     n: PositiveInt
@@ -47,14 +49,17 @@ class ReferenceSpec(Spec):
     tolerance: PositiveFloat = 1e-5
     max_steps: PositiveInt = 512
     guidance: float = 1.0
+    precision: Precision = "float32"
+    compile: bool = False
 
 
 class SampleSpec(Spec):
     """One cell: a flow, a solver, a budget. `steps` is None for adaptive solvers."""
 
     stage = "sample"
-    shaping = frozenset({"flow", "solver", "steps", "grid", "n", "batch", "sample_seed", "guidance"})
-    unchanged = {"guidance": 1.0}
+    shaping = frozenset({"flow", "solver", "steps", "grid", "n", "batch", "sample_seed", "guidance", "precision"})
+    silent = frozenset({"compile", "keep"})
+    unchanged = {"guidance": 1.0, "precision": "float32"}
 
     flow: FlowSpec
     solver: Solver
@@ -64,6 +69,9 @@ class SampleSpec(Spec):
     batch: PositiveInt
     sample_seed: int
     guidance: float = 1.0
+    precision: Precision = "float32"
+    compile: bool = False
+    keep: bool = True  # all samples in the store, not only some to look at
 
 
 @dataclass(frozen=True)
@@ -77,11 +85,12 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Sampled:
-    """The generated samples `(n, *shape)` on the CPU, and what they cost."""
+    """The generated samples `(n, *shape)` on the CPU, what they cost, and the batch that the memory held."""
 
     x: Tensor
     resources: Resources
     ledger: Ledger
+    batch: int
 
     @property
     def steps(self) -> float:
@@ -97,6 +106,7 @@ class Reference:
     nfe: int
     trajectories: Tensor  # (T, m, *shape)
     times: Tensor  # (T,)
+    batch: int  # that the memory held
 
     @property
     def ledger(self) -> Ledger:
@@ -132,16 +142,24 @@ def _cut(x: Tensor, label: Tensor | None, size: int, device: str = "cpu") -> lis
 
 @torch.inference_mode()
 def sample(spec: SampleSpec, field: Field, device: str = "cpu") -> Sampled:
-    """Generates spec.n samples in batches, timed after a warm-up call.
+    """Generates spec.n samples in batches, timed after a warm-up call. A batch that the memory does not hold is halved.
 
     Raises:
         Diverged: a sample is not finite. BudgetExceeded: an adaptive solver asked for too many calls.
+        UserError: the memory does not hold the batch of a solver whose results depend on it.
     """
+    fixed = f"solver '{spec.solver.name}' behaves differently in another" if spec.solver.depends_on_batch else None
+    field = faster(field, spec.precision, device, spec.compile and not spec.solver.adaptive)
+    with products(spec.precision, device):
+        return fitting(lambda batch: _sample(spec, field, batch, device), spec.batch, fixed)[0]
+
+
+def _sample(spec: SampleSpec, field: Field, size: int, device: str) -> Sampled:
     path = spec.flow.path
     z0 = path.start(noise(spec.flow.source, 0, spec.n, spec.sample_seed))
     ends = torch.tensor([0.0, path.end_time], dtype=torch.float64)
     times = spec.grid.on(path, spec.steps) if spec.grid and spec.steps else ends
-    batches = _cut(z0, asked_labels(spec), spec.batch, device)
+    batches = _cut(z0, asked_labels(spec), size, device)
 
     def velocity_of(label: Tensor | None) -> Velocity:
         return Velocity(field, path=path, label=label, guidance=spec.guidance)
@@ -169,7 +187,7 @@ def sample(spec: SampleSpec, field: Field, device: str = "cpu") -> Sampled:
     while len(seconds) < 3 and sum(seconds) < SHORT:
         seconds.append(solve()[3])
     x = require_finite(torch.cat(parts).cpu(), "sampling")
-    return Sampled(x, Resources(nfe, tuple(seconds), memory.peak_mb), ledger)
+    return Sampled(x, Resources(nfe, tuple(seconds), memory.peak_mb), ledger, size)
 
 
 @torch.inference_mode()
@@ -179,6 +197,12 @@ def reference(spec: ReferenceSpec, field: Field, device: str = "cpu") -> Referen
     Raises:
         Diverged: the field is not finite along the way.
     """
+    field = faster(field, spec.precision, device, spec.compile)
+    with products(spec.precision, device):
+        return fitting(lambda batch: _reference(spec, field, batch, device), spec.batch)[0]
+
+
+def _reference(spec: ReferenceSpec, field: Field, size: int, device: str) -> Reference:
     path, data = spec.flow.path, spec.flow.data
     z0 = path.start(noise(spec.flow.source, 0, spec.n, spec.sample_seed))
     label, tolerance = asked_labels(spec), spec.tolerance * data.moments()[1]
@@ -187,9 +211,9 @@ def reference(spec: ReferenceSpec, field: Field, device: str = "cpu") -> Referen
     def velocity_of(label: Tensor | None) -> Velocity:
         return Velocity(field, path=path, label=label, guidance=spec.guidance)
 
-    pilot, label = cut(PILOT)[0]
+    pilot, label = cut(min(PILOT, size) if size < spec.batch else PILOT)[0]
     steps, error = _enough_steps(velocity_of(label), path, pilot, tolerance, spec.max_steps)
-    parts = [_solve(velocity_of(label), path, batch, steps) for batch, label in cut(spec.batch)]
+    parts = [_solve(velocity_of(label), path, batch, steps) for batch, label in cut(size)]
     merged = {
         name: torch.cat([getattr(part, name) for part in parts]).cpu()
         for name in ("z1", "start_velocity", "energy", "straightness", "length")
@@ -202,6 +226,7 @@ def reference(spec: ReferenceSpec, field: Field, device: str = "cpu") -> Referen
         nfe=calls(spec.guidance) * (4 * steps + 1),
         trajectories=parts[0].states[:, :DRAWN][::every].cpu(),
         times=path.warp(torch.linspace(0, 1, steps + 1, dtype=torch.float64))[::every],
+        batch=size,
     )
 
 
@@ -287,11 +312,15 @@ def pairs_from(spec: PairsSpec, field: Field, device: str = "cpu") -> Pairs:
     backward = round(spec.inverted * spec.n)
 
     def solved(x: Tensor, label: Tensor | None, times: Tensor) -> Tensor:
-        parts = [
-            spec.solver.integrate(Velocity(field, path=flow.path, label=given), part, times).x.cpu()
-            for part, given in _cut(x, label, 16 * flow.train.batch, device)
-        ]
-        return torch.cat(parts)
+        def inside(size: int) -> Tensor:
+            parts = [
+                spec.solver.integrate(Velocity(field, path=flow.path, label=given), part, times).x.cpu()
+                for part, given in _cut(x, label, size, device)
+            ]
+            return torch.cat(parts)
+
+        fixed = f"train.batch decides it, and solver '{spec.solver.name}' behaves differently in another"
+        return fitting(inside, 16 * flow.train.batch, fixed if spec.solver.depends_on_batch else None)[0]
 
     label = labels(flow, 0, spec.n - backward, "pairs' labels", *names)
     z0 = stream(lambda n, rng: flow.source.draw(n, rng)[0], 0, spec.n - backward, "pairs", *names)

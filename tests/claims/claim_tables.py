@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from fmbench.claims import CLAIMS, Claim
 from fmbench.table import COLUMNS
 
 Rows = list[dict[str, Any]]
 
-UNITS = {"w2": "data units", "solver_error": "data units", "reference_error": "data units", "nfe": "calls",
+UNITS = {"w2": "data units", "energy_coefficient": "1", "marginal_gap": "1", "marginal_p_value": "1", "gradient_gap": "1",
+         "straightness_normalized": "1", "solver_error": "data units", "reference_error": "data units", "nfe": "calls",
          "transport_cost_l1": "data units", "transport_cost_l2": "data units"}  # fmt: skip
 FLOW = {"suite": "s", "method": "RF", "data": "d", "source": "normal", "path": "rectified", "coupling": "independent",
         "prediction": "velocity", "times": "uniform", "model": "mlp", "reflow": 0, "distilled": 0}  # fmt: skip
@@ -45,6 +47,7 @@ class Sheet:
         """The geometry of a flow that reaches its data."""
         self.add("transport_cost", cost, **columns)
         self.add("straightness", straightness, **columns)
+        self.add("straightness_normalized", straightness / cost, **columns)
         self.add("reference_error", 1e-5, exact=True, **columns)
         self.add("w2", error, **{**columns, "solver": "rk4", "steps": 25, "nfe": 100.0, "grid": "uniform"})
 
@@ -69,6 +72,7 @@ def rounds(good: bool) -> Rows:
         sheet.flow(cost, straightness, reflow=k)
         sheet.add("transport_cost_l1", cost / 2, reflow=k)
         sheet.add("transport_cost_l2", cost / 3, reflow=k)
+        sheet.add("transport_cost_power", cost / 4, reflow=k)
         sheet.add("one_step_error", 0.001 if good else 0.5, reflow=k)
         sheet.add("balance_residual", 0.002 if good or k < 2 else 2.0, reflow=k)
         sheet.coupling("train_coupling_cost", trained, reflow=k)
@@ -87,8 +91,33 @@ def never_straight(good: bool) -> Rows:
 
 def marginals(good: bool) -> Rows:
     sheet = Sheet()
-    sheet.floor()
-    sheet.flow(error=0.1 if good else 0.6)
+    sheet.flow()
+    sheet.add("marginal_gap", 0.002 if good else 0.02)
+    sheet.add("marginal_p_value", 0.001)
+    return sheet.rows
+
+
+def ends(left: dict[str, Any], right: dict[str, Any], gaps: tuple[float, float]) -> Rows:
+    """Two flows by how far their ends are from held-out data."""
+    sheet = Sheet()
+    for columns, gap in ((left, gaps[0]), (right, gaps[1])):
+        sheet.flow(**columns)
+        sheet.add("marginal_gap", gap, **columns)
+    return sheet.rows
+
+
+def gradients(good: bool) -> Rows:
+    sheet = Sheet()
+    sheet.add("gradient_gap", 1e-5 if good else 0.01)
+    return sheet.rows
+
+
+def students(good: bool) -> Rows:
+    """A student of two steps and its teacher at 50 calls and, worse, at 2."""
+    sheet = Sheet()
+    for steps, error, distilled in ((50, 0.002, 0), (2, 0.1, 0), (2, 0.004 if good else 0.03, 2)):
+        times = "steps[k=2]" if distilled else "uniform"
+        sheet.curve("energy_coefficient", "euler", {steps: error}, distilled=distilled, times=times, reflow=1)
     return sheet.rows
 
 
@@ -155,6 +184,10 @@ def fifty(good: bool) -> Rows:
 
 OT, INDEPENDENT = {"coupling": "minibatch-ot", "method": "OT-CFM"}, {"coupling": "independent"}
 VP, VE = {"path": "vp-linear", "method": "VP"}, {"path": "ve[sigma_max=9]", "method": "VE"}
+SCORE, OVER_TIME = (
+    {"prediction": "score", "method": "RF, score"},
+    {"path": "over-time[hold=0.2]", "method": "RF over t"},
+)
 LOGIT = {"times": "logit-normal[m=1]"}
 
 SCENES: dict[str, tuple[Callable[[bool], Rows], dict[str, Any]]] = {
@@ -173,6 +206,10 @@ SCENES: dict[str, tuple[Callable[[bool], Rows], dict[str, Any]]] = {
     "linear-straighter-than-ve": (lambda good: two({}, VE, good), {"path": "rectified"}),
     "fm-ot-fewer-calls": (calls, {"path": "fm-ot"}),
     "adaptive-calls-follow-straightness": (ranks, {}),
+    "fm-gradient-identity": (gradients, {}),
+    "rectified-has-score": (lambda good: ends(SCORE, {}, (0.003 if good else 0.02, 0.002)), SCORE),
+    "wrong-target-fails": (lambda good: ends({}, OVER_TIME, (0.002, 0.4 if good else 0.01)), {"path": "rectified"}),
+    "few-step-students-match": (students, {"distilled": 2}),
     "predictions-same-ode": (predictions, {"prediction": "epsilon"}),
     "logit-normal-helps": (lambda good: two(LOGIT, {}, good), LOGIT),
     "solver-orders": (orders, {}),
@@ -180,6 +217,15 @@ SCENES: dict[str, tuple[Callable[[bool], Rows], dict[str, Any]]] = {
     "euler-needs-50-steps": (fifty, {"solver": "euler"}),
     "comparison": (lambda good: two(OT, INDEPENDENT, good), OT),
 }
+
+
+SPECS = {"comparison": {"name": "comparison", "metric": "w2", "at": {"coupling": "minibatch-ot"},
+                        "than": {"coupling": "independent"}}}  # fmt: skip
+
+
+def built(name: str) -> Claim:
+    """The claim as it comes, or with what it cannot do without."""
+    return CLAIMS.build(SPECS.get(name, name))
 
 
 def spoiled(rows: Rows, guard: str, left: dict[str, Any]) -> Rows:
@@ -191,6 +237,8 @@ def spoiled(rows: Rows, guard: str, left: dict[str, Any]) -> Rows:
             row["sample_seed"] = 7
         elif guard == "marginal error" and is_left and row["metric"] == "w2":
             row["value"] = 1.5
+        elif guard == "marginal error" and row["metric"] in ("marginal_gap", "energy_coefficient"):
+            row["value"] += 0.5
         elif guard == "integration error" and row["metric"] == "reference_error":
             row["value"] = 2.0
         elif guard == "fresh z0" and row["metric"] == "train_coupling_cost" and row["reflow"] == 1:

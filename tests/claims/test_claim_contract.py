@@ -6,18 +6,19 @@ import json
 from typing import Any
 
 import pytest
-from claim_tables import SCENES, Rows, spoiled
+from claim_tables import SCENES, Rows, built, spoiled
 
 from fmbench.claims import CLAIMS, Cells, Claim
 from fmbench.claims.judge import INCONCLUSIVE, NOT_TESTED, REFUTED, SUPPORTED, Verdict, verdicts
+from fmbench.suite import load, shipped
 
-EVERY = [CLAIMS.build(name) for name in CLAIMS.names()]
+EVERY = [built(name) for name in CLAIMS.names()]
 each = pytest.mark.parametrize("claim", EVERY, ids=[claim.name for claim in EVERY])
 GUARDED = [pytest.param(c, g.name, id=f"{c.name}-{g.name}") for c in EVERY for g in c.guards]
 
 
 def verdict(claim: Claim, rows: Rows) -> Verdict:
-    (found,) = verdicts(Cells(rows, {"d": {"dims": 1}}), [claim])
+    (found,) = verdicts(Cells(rows, {"d": {"dims": 1, "std": 1.0}}), [claim])
     return found
 
 
@@ -98,3 +99,20 @@ def test_one_seed_without_errors_could_not_have_been_refuted(claim: Claim) -> No
     if found.verdict == INCONCLUSIVE:
         assert "could have refuted it" in found.note
         assert found.record()["detectable"] is None
+
+
+def test_every_shipped_claim_is_run_in_a_shipped_suite() -> None:
+    """All but the user's own comparison; these ids are part of the contract."""
+    named = {claim.name for suite in shipped() for claim in load(suite).claims}
+    assert named >= CONTRACT
+    assert set(CLAIMS.names()) - {"comparison"} <= named
+
+
+CONTRACT = {
+    "reflow-cost-nonincreasing", "reflow-straightens", "straightness-rate", "marginals-preserved", "reflow-1d-straight",
+    "balance-sheet", "ot-cfm-cheaper", "ot-cfm-straighter", "ot-cfm-fewer-calls", "linear-straighter-than-vp",
+    "linear-straighter-than-ve", "fm-ot-fewer-calls", "fm-gradient-identity", "predictions-same-ode",
+    "rectified-has-score", "solver-orders", "rk4-25-beats-euler-100", "euler-one-step-exact",
+    "adaptive-calls-follow-straightness", "logit-normal-helps", "few-step-students-match", "euler-needs-50-steps",
+    "wrong-target-fails",
+}  # fmt: skip

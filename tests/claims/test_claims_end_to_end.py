@@ -20,6 +20,7 @@ from fmbench.errors import UserError
 from fmbench.models import MODELS
 from fmbench.models.oracle import Oracle
 from fmbench.paired import read
+from fmbench.plan import make_plan
 from fmbench.results import Results
 from fmbench.suite import parse
 
@@ -35,7 +36,9 @@ GAUSSIAN: dict[str, Any] = {
         {"name": "euler", "nfe": [4, 8, 100]}, {"name": "rk4", "nfe": [8, 16, 32, 100]}]},
     "metrics": ["w2", "solver_error", "transport_cost", "straightness", "reference_error"],
     "claims": ["linear-straighter-than-vp", "rk4-25-beats-euler-100", "solver-orders",
-               {"name": "comparison", "id": "heun-better", "at": {"solver": "heun"}, "than": {"solver": "euler"}}],
+               {"name": "comparison", "id": "cosine-exact", "metric": "straightness", "at": {"path": "vp-cosine"},
+                "than": {"path": "rectified"}, "margin": 0.1},
+               {"name": "comparison", "id": "never-beside", "metric": "solver_error", "at": {"nfe": 16}, "than": {"nfe": 4}}],
 }  # fmt: skip
 
 
@@ -56,9 +59,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_verdicts(done: Path) -> None:
     verdicts = json.loads((done / "claims.json").read_text())
     assert [v["claim"] for v in verdicts] == [
-        "linear-straighter-than-vp", "rk4-25-beats-euler-100", "solver-orders", "heun-better"]  # fmt: skip
-    assert [v["verdict"] for v in verdicts] == ["refuted", "supported", "supported", "not tested"]
-    assert verdicts[3]["guard"] == "missing rows"
+        "linear-straighter-than-vp", "rk4-25-beats-euler-100", "solver-orders", "cosine-exact", "never-beside"]  # fmt: skip
+    assert [v["verdict"] for v in verdicts] == ["refuted", "supported", "supported", "supported", "not tested"]
+    assert verdicts[4]["guard"] == "missing rows"
     for verdict in verdicts:
         assert list(verdict)[:4] == ["claim", "statement", "verdict", "effect"]
         assert set(KEYS) <= set(verdict)
@@ -97,7 +100,7 @@ def test_the_command(done: Path, fmbench: Fmbench) -> None:
     before = (done / "claims.json").read_bytes()
     shown = fmbench("claims", done)
     assert (shown.code, shown.err) == (0, "")
-    assert all(word in shown.out for word in ("refuted", "supported", "not tested", "heun-better", "missing rows"))
+    assert all(word in shown.out for word in ("refuted", "supported", "not tested", "never-beside", "missing rows"))
     told = fmbench("claims", done, "--format", "json")
     assert told.code == 0
     assert told.out.encode() == before == (done / "claims.json").read_bytes()
@@ -122,6 +125,33 @@ def test_mistakes(done: Path, fmbench: Fmbench, words: list[str], message: str) 
     answer = fmbench("claims", done, *words)
     assert answer.code == 2
     assert message in " ".join(answer.err.split())
+
+
+def test_verdicts_of_several_results_are_one_table(done: Path, fmbench: Fmbench, tmp_path: Path) -> None:
+    """A folder with its table as text alone shows the verdicts recorded there, as in results/reference."""
+    text = tmp_path / "text"
+    text.mkdir()
+    for name in ("results.csv", "manifest.json", "claims.json"):
+        shutil.copy(done / name, text)
+    recorded = json.loads((text / "claims.json").read_text())
+    recorded[0] |= {"verdict": "supported", "effect": None}
+    (text / "claims.json").write_text(json.dumps(recorded))
+    answer = fmbench("claims", done, text, "--format", "md")
+    assert answer.code == 0
+    lines = answer.out.splitlines()
+    assert lines[0].startswith("| claim | suite | verdict |")
+    assert len(lines) == 2 + 2 * len(recorded)
+    assert lines[2].startswith("| `linear-straighter-than-vp` | gaussian | **refuted** | 0.")
+    assert lines[6] == "| `never-beside` | gaussian | **not tested** | guard: missing rows | – |  |"
+    assert lines[7].startswith("| `linear-straighter-than-vp` | gaussian | **supported** | – (0.")
+    assert all(line.count("|") == 7 for line in lines)
+    assert json.loads((text / "claims.json").read_text()) == recorded
+    assert "claims of gaussian" in fmbench("claims", done, text).out
+    assert fmbench("claims", done, text, "--strict").code == 1
+    assert fmbench("claims", text, "--strict").code == 0
+    refused = fmbench("claims", done, text, "--format", "json")
+    assert (refused.code, "of one folder; 2 were given" in " ".join(refused.err.split())) == (2, True)
+    assert fmbench("claims", text, "--claim", "solver-orders").code == 2, "there is no table to judge"
 
 
 def test_no_result_no_verdict(fmbench: Fmbench, tmp_path: Path) -> None:
@@ -153,14 +183,21 @@ def test_list(fmbench: Fmbench) -> None:
     assert all(name in answer.out for name in CLAIMS.names())
 
 
+def comparing(**changes: Any) -> dict[str, Any]:
+    sides = {"at": {"path": "vp-cosine"}, "than": {"path": "rectified"}}
+    return {"name": "comparison", "metric": "w2", **sides, **changes}
+
+
 SUITE_MISTAKES = [
     (["reflow-straighten"], "Did you mean 'reflow-straightens'"),
     (["ot-cfm-fewer-calls"], "needs nfe: add to metrics, or leave the claim out"),
     (["solver-orders", "solver-orders"], "listed twice"),
     ([{"name": "solver-orders", "margn": 1}], "Did you mean 'margin'"),
     ([{"name": "solver-orders", "alpha": 0.7}], "less than 0.5"),
-    ([{"name": "comparison", "at": {"pth": "ve"}}], "Did you mean 'path'"),
-    ([{"name": "comparison", "metric": "nll"}], "needs nll"),
+    (["comparison"], "does not say what to compare: give metric, at, than, as in {name: comparison"),
+    ([{"name": "comparison", "metric": "w2"}], "give at, than"),
+    ([comparing(at={"pth": "ve"})], "Did you mean 'path'"),
+    ([comparing(metric="nll")], "needs nll"),
 ]
 
 
@@ -169,6 +206,27 @@ def test_a_suite_s_claims_are_strict(claims: list[Any], message: str) -> None:
     with pytest.raises(UserError) as told:
         parse(suite_with(claims=claims))
     assert message in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("side", "message"),
+    [
+        ({"path": "vp-cosin"}, "unknown path of claim 'comparison' 'vp-cosin'. Did you mean 'vp-cosine'?"),
+        ({"path": ["rectified", "vp"]}, "Valid: rectified, vp-cosine."),
+        ({"solver": "heun"}, "unknown solver of claim 'comparison' 'heun'. Valid: euler, rk4."),
+        ({"nfe": 5}, "Valid: 100, 16, 32, 4, 8."),
+        ({"reflow": 1}, "unknown reflow of claim 'comparison' '1'. Valid: 0."),
+    ],
+)
+@pytest.mark.parametrize("place", ["at", "than"])
+def test_a_comparison_s_misspelt_value_is_found_while_planning(side: dict[str, Any], message: str, place: str) -> None:
+    suite = parse(suite_with(claims=[comparing(**{place: side})]))
+    with pytest.raises(UserError) as told:
+        make_plan(suite)
+    assert message in str(told.value)
+    fine = comparing(at={"path": ["vp-cosine"], "nfe": 8}, than={"path": "rectified", "nfe": 8.0, "reflow": 0})
+    plan = make_plan(parse(suite_with(claims=[fine])), ["path=rectified"])
+    assert plan.cells, "what --only leaves out is no mistake of the claim's"
 
 
 def test_a_suite_s_claims_come_back_from_the_manifest(done: Path) -> None:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
-from claim_tables import FLOW, INDEPENDENT, OT, SCENES, Sheet, rounds, spoiled, two
+import torch
+from claim_tables import FLOW, INDEPENDENT, OT, SCENES, VP, Sheet, built, rounds, spoiled, two
 from scipy.special import stdtrit
+from torch import Tensor
 
 from fmbench.claims import CLAIMS, Cells, Claim, Contrast
 from fmbench.claims.base import no_more
 from fmbench.claims.cells import Cell
 from fmbench.claims.judge import INCONCLUSIVE, NOT_TESTED, REFUTED, SUPPORTED, judge, verdicts, weigh
 from fmbench.contrasts import Difference, combination
+from fmbench.metrics import METRICS
+from fmbench.randomness import generator
 from fmbench.results import Results
 from fmbench.statistics import holm
 from fmbench.table import COLUMNS, frame
 
 RUNS, SEEDS, ALPHA = 2000, 4, 0.05
+FACTS = {"d": {"dims": 1, "std": 1.0}}
 
 
 def cell(values: Any, stderr: float = 0.0, **columns: Any) -> Cell:
@@ -252,16 +258,16 @@ def test_what_was_skipped_is_not_there() -> None:
 
 
 def test_students_are_no_flows_and_a_flow_without_samples_is_not_forgotten() -> None:
-    claims = [CLAIMS.build(name) for name in ("marginals-preserved", "reflow-straightens")]
-    rows = rounds(True)
+    claims = [CLAIMS.build(name) for name in ("reflow-cost-nonincreasing", "reflow-straightens")]
+    rows, facts = rounds(True), {"d": {"dims": 1}}
     students = [
         {**row, "distilled": 1, "solver": "euler", "value": 3.0}
         for row in rows
         if row["metric"] == "w2" and row["seed"] is not None
     ]
-    assert [v.verdict for v in verdicts(Cells(rows + students), claims)] == [SUPPORTED, SUPPORTED]
+    assert [v.verdict for v in verdicts(Cells(rows + students, facts), claims)] == [SUPPORTED, SUPPORTED]
     lost = [{**row, "status": "failed"} if (row["metric"], row["reflow"]) == ("w2", 2) else row for row in rows]
-    assert verdicts(Cells(lost), claims)[0].verdict == NOT_TESTED
+    assert verdicts(Cells(lost, facts), claims)[0].verdict == NOT_TESTED
 
 
 def test_another_convex_cost_may_be_named() -> None:
@@ -296,4 +302,76 @@ def test_a_margin_makes_room(margin: float) -> None:
 
 def test_every_scene_belongs_to_a_claim() -> None:
     assert set(SCENES) == set(CLAIMS.names())
-    assert all(isinstance(CLAIMS.build(name), Claim) for name in SCENES)
+    assert all(isinstance(built(name), Claim) for name in SCENES)
+
+
+# ---- which data, which teacher ----
+
+
+def test_far_asks_of_distant_data_alone() -> None:
+    """The near flow moves by 0.5 a dimension and refutes, the far one by 3 and supports."""
+    sheet = Sheet()
+    for data, cost, straight in (("near", 0.25, 1.0), ("far", 9.0, 0.1)):
+        sheet.flow(cost, straight, data=data)
+        sheet.flow(cost, 0.5, data=data, **VP)
+    cells = Cells(sheet.rows, {name: {"dims": 1} for name in ("near", "far")})
+    for spec, verdict in (({}, REFUTED), ({"far": 2}, SUPPORTED), ({"far": 4}, NOT_TESTED)):
+        (found,) = verdicts(cells, [CLAIMS.build({"name": "linear-straighter-than-vp", **spec})])
+        assert found.verdict == verdict, spec
+    assert found.guard == "far data"
+    unknown = verdicts(Cells(sheet.rows), [CLAIMS.build({"name": "linear-straighter-than-vp", "far": 2})])
+    assert unknown[0].guard == "missing facts"
+
+
+def test_a_student_stands_at_its_own_calls_beside_its_own_teacher() -> None:
+    claim = CLAIMS.build("few-step-students-match")
+    rows = SCENES["few-step-students-match"][0](True)
+    (found,) = verdicts(Cells(rows), [claim])
+    assert found.effect == pytest.approx(0.002, abs=1e-4), "against 50 calls, not against the teacher's two"
+    more = [{**row, "steps": 4} if row["distilled"] else row for row in rows]
+    assert verdicts(Cells(more), [claim])[0].guard == "own calls"
+    other = [{**row, "reflow": 0} if not row["distilled"] else row for row in rows]
+    assert verdicts(Cells(other), [claim])[0].guard == "missing rows", "another round's flow did not teach it"
+
+
+# ---- marginals-preserved, from samples to verdict ----
+
+
+def preserved(shift: float, run: int, seeds: int = 3, n: int = 400) -> str:
+    """The verdict on flows that end in N(shift, 1) where the data are N(0, 1): common held-out data and noise."""
+
+    def normal(*stream: int) -> Tensor:
+        return torch.randn(n, 1, generator=generator("preserved", run, *stream), dtype=torch.float64)
+
+    sheet, held_out, noise = Sheet(), normal(0), normal(1)
+    sheet.flow(seeds=seeds)
+    ends = [0.98 * noise + 0.2 * normal(2, seed) + shift for seed in range(seeds)]
+    for metric in (METRICS.build("marginal_gap"), METRICS.build({"name": "marginal_p_value", "permutations": 99})):
+        sheet.add(metric.name, 1.0, seeds)
+        for row, x in zip(sheet.rows[-seeds:], ends, strict=True):
+            found = metric.distance(x, held_out)  # type: ignore[attr-defined]
+            row |= {"value": found.value, "stderr": found.stderr}
+    return verdicts(Cells(sheet.rows, {"d": {"dims": 1, "std": 1.0}}), [CLAIMS.build("marginals-preserved")])[0].verdict
+
+
+def test_marginals_that_are_kept_or_not_are_found_and_the_margin_is_neither() -> None:
+    """H is δ²/4: 0.01 for δ = 0.2, which either verdict may call at half of α; three binomial standard errors."""
+    runs = {0.0: 30, 0.2: 40, 0.6: 10}
+    counts = {shift: Counter(preserved(shift, run) for run in range(runs[shift])) for shift in runs}
+    assert counts[0.0][SUPPORTED] >= 0.7 * runs[0.0]
+    assert counts[0.0][REFUTED] == 0
+    assert counts[0.6][REFUTED] == runs[0.6]
+    allowed = runs[0.2] * (ALPHA / 2 + 3 * math.sqrt(ALPHA / 2 / runs[0.2]))
+    assert counts[0.2][SUPPORTED] <= allowed
+    assert counts[0.2][REFUTED] <= allowed
+
+
+def test_a_gap_is_none_where_the_permutation_test_is_not_sure() -> None:
+    rows = SCENES["marginals-preserved"][0](False)
+    assert verdicts(Cells(rows, FACTS), [CLAIMS.build("marginals-preserved")])[0].verdict == REFUTED
+    unsure = [
+        {**row, "value": 0.2} if row["metric"] == "marginal_p_value" and row["seed"] == 3 else row for row in rows
+    ]
+    (found,) = verdicts(Cells(unsure, FACTS), [CLAIMS.build("marginals-preserved")])
+    assert found.verdict == INCONCLUSIVE
+    assert "p ≤ 0.2 for every seed" in found.contrast

@@ -20,7 +20,7 @@ from fmbench.solvers import GRIDS, SOLVERS
 from fmbench.solvers.exponential import Exponential
 
 NAMES = [name for name in SOLVERS.names() if issubclass(SOLVERS.get(name), Exponential)]
-AFFINE = [name for name in PATHS.names() if PATHS.get(name).affine]
+AFFINE = [name for name in PATHS.names() if PATHS.get(name).affine and PATHS.get(name).sound]
 BRIDGES = [name for name in PATHS.names() if not PATHS.get(name).affine]
 FINITE = {"name": "ve", "sigma_min": 0.1, "sigma_max": 5.0}
 MEANS = torch.tensor([[-1.0, 0.4], [1.0, -0.2], [0.3, 1.0]], dtype=torch.float64)
