@@ -11,10 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Results", "__version__", "run"]
+__all__ = ["Results", "__version__", "evaluate", "run"]
 
 if TYPE_CHECKING:
     from .api import run
+    from .evaluation import evaluate
     from .results import Results
 
 
@@ -24,6 +25,10 @@ def __getattr__(name: str) -> Any:
         from .api import run
 
         return run
+    if name == "evaluate":
+        from .evaluation import evaluate
+
+        return evaluate
     if name == "Results":
         from .results import Results
 

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from . import paired
+from .board import TensorBoard
 from .claims.judge import judge
-from .errors import UserError
+from .errors import UserError, unknown
 from .execute import Missing, Outcome, devices_for, execute, missing
 from .machine import commit, hardware, versions
 from .plan import Cell, Plan, flow_columns, make_plan
@@ -64,10 +65,14 @@ def outline(
     *,
     set: Sequence[str] = (),
     only: Sequence[str] = (),
+    device: str | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
     plugins: Sequence[str] = (),
 ) -> Outline:
-    """The plan of a suite compared with the cache; nothing is computed or written."""
+    """The plan of a suite compared with the cache; nothing is computed or written. Arguments as in `run`."""
     load_plugins(plugins)
+    devices_for(device, workers, ray)
     plan = make_plan(_suite(suite, set), only)
     return Outline(plan, missing(plan, Store()))
 
@@ -80,7 +85,9 @@ def run(
     only: Sequence[str] = (),
     device: str | None = None,
     workers: int | None = None,
+    ray: str | None = None,
     plugins: Sequence[str] = (),
+    log: str | None = None,
     watcher: Watcher | None = None,
 ) -> Results:
     """Runs a suite and leaves its results in a folder. What was computed before is not computed again.
@@ -92,7 +99,10 @@ def run(
         only: filters such as `"path=rectified"`.
         device: `"cpu"`, `"cuda"` or `"cuda:1"`; a GPU where there is one when None.
         workers: worker processes; one for each core or GPU when None.
+        ray: address of a Ray cluster, "auto" for the one at hand, whose devices take the place of this machine's; all its
+            nodes see one FMBENCH_CACHE.
         plugins: Python files that register a user's own components.
+        log: "tensorboard" for loss and throughput of the trainings in `<out>/tensorboard`.
         watcher: hears of progress.
 
     Returns:
@@ -101,16 +111,28 @@ def run(
     Raises:
         UserError: a mistake in the suite or the arguments, or a folder that cannot be written.
     """
+    if log not in (None, TensorBoard.name):
+        raise unknown("log", log, [TensorBoard.name])
     load_plugins(plugins)
-    plan = make_plan(_suite(suite, set), only)
-    devices = devices_for(device, workers)
+    wanted = _suite(suite, set)
+    for part in [part for task in wanted.problems() for part in (task.data, task.source)]:
+        part.prepare()  # before the plan, whose keys name the data's content
+    plan = make_plan(wanted, only)
+    devices = devices_for(device, workers, ray)
     store, watcher = Store(), watcher or Nobody()
     folder = ResultFolder(out or Path("results") / plan.suite.suite)
     with folder.locked():
         started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
-        work = missing(plan, store)
+        work = missing(plan, store, len(devices))
         watcher.planned(plan, work, devices)
         last = time.monotonic()
+        board = None if log is None else TensorBoard(folder.directory / log, plan)
+
+        def heard(what: str, amount: Any) -> None:
+            if what != "curve":
+                watcher.advanced(what, amount)
+            elif board is not None:
+                board.add(amount)
 
         def snapshot(outcomes: dict[str, Outcome]) -> None:
             nonlocal last
@@ -119,8 +141,16 @@ def run(
                 last = time.monotonic()
 
         outcomes = execute(
-            work, store, devices=devices, plugins=plugins, on_progress=watcher.advanced, on_outcomes=snapshot
+            work,
+            store,
+            devices=devices,
+            plugins=plugins,
+            ray=ray is not None,
+            on_progress=heard,
+            on_outcomes=snapshot,
         )
+        if board is not None:
+            board.close()
         table = frame(rows(plan, outcomes))
         facts = manifest(plan, outcomes, store, devices)
         per_sample = paired.gather(plan, store) if plan.suite.claims else {}
@@ -187,11 +217,12 @@ def manifest(plan: Plan, outcomes: dict[str, Outcome], store: Store, devices: Se
         "hardware": hardware(devices),
         "seeds": sorted({flow.seed for flow in flows}),
         "data": {
-            flow.data.label(): {
-                **dict(zip(("mean", "std"), flow.data.moments(), strict=True)),
-                "dims": math.prod(flow.data.shape),
+            task.data.label(): {
+                **dict(zip(("mean", "std"), task.data.moments(), strict=True)),
+                "dims": math.prod(task.data.shape),
+                **task.data.provenance(),
             }
-            for flow in _one_each(flows, "data")
+            for task in plan.suite.problems()
         },
         "paths": {flow.path.label(): _ends(flow) for flow in _one_each(flows, "path")},
         "flows": [_flow_facts(flow, store) for flow in flows],

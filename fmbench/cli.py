@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from . import terminal
+from .cli_evaluate import evaluate
 from .errors import UserError, unknown
 
 app = typer.Typer(
@@ -28,6 +30,20 @@ KINDS = (
 
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="A Python file that registers components of your own.")
+]
+
+
+def _mirror(folder: Path | None) -> Path | None:
+    if folder is not None:
+        os.environ["FMBENCH_DATA"] = str(folder)  # for worker processes, too
+    return folder
+
+
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root", callback=_mirror, help="Folder of image data sets, looked into before the hub (or FMBENCH_DATA)."
+    ),
 ]
 
 
@@ -65,10 +81,18 @@ def run(
     only: Annotated[list[str] | None, typer.Option(help="Keep only the cells with column=value. Repeatable.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: cuda where there is one.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes. Default: one for each core or GPU.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Work on a Ray cluster: its address, or auto. FMBENCH_CACHE must be a disk that it shares."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done and what is already there.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    data_root: DataRoot = None,
+    log: Annotated[
+        str | None, typer.Option(help="tensorboard: loss and throughput of the trainings, in <out>/tensorboard.")
+    ] = None,
     plugin: Plugins = None,
 ) -> None:
     """Run a suite: train its flows, sample them, measure them, leave a table and a report.
@@ -85,37 +109,17 @@ def run(
     from .api import outline
     from .api import run as run_suite
 
-    plugins = [str(file) for file in plugin or []]
+    what: dict[str, Any] = {
+        "set": overrides or [], "only": only or [], "device": device, "workers": workers, "ray": ray,
+        "plugins": [str(file) for file in plugin or []],
+    }  # fmt: skip
     if dry_run:
-        terminal.print_outline(outline(suite, set=overrides or [], only=only or [], plugins=plugins))
+        terminal.print_outline(outline(suite, **what))
         return
-    console = terminal.new_console()
-    bars = terminal.Bars(console) if not quiet else None
-    try:
-        results = run_suite(
-            suite,
-            out=out,
-            set=overrides or [],
-            only=only or [],
-            device=device,
-            workers=workers,
-            plugins=plugins,
-            watcher=bars,
-        )
-    except KeyboardInterrupt:
-        terminal.new_console(stderr=True).print("Interrupted. Run the same command again to go on from here.")
-        raise typer.Exit(130) from None
-    finally:
-        if bars is not None:
-            bars.stop()
-    failed = results.table["status"].isin(["failed", "diverged", "timeout"])
-    if not quiet:
-        terminal.print_results(console, results)
-        assert results.directory is not None
-        terminal.print_claims(console, results.directory)
-    if failed.any():
-        terminal.print_failures(terminal.new_console(stderr=True), results)
-        raise typer.Exit(1)
+    terminal.carry_out(lambda watcher: run_suite(suite, out=out, watcher=watcher, log=log, **what), quiet)
+
+
+app.command()(evaluate)
 
 
 @app.command("list")
@@ -165,8 +169,13 @@ def show(suite: Annotated[str, typer.Argument(help="A shipped suite or the path 
 def report(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders that `fmbench run` made.")],
     format: Annotated[
-        str, typer.Option("--format", "-f", help="html, md, latex, csv; png, svg or pdf for the main chart.")
-    ] = "html",
+        str | None,
+        typer.Option(
+            "--format",
+            "-f",
+            help="html, md, latex, csv; png, svg or pdf for the main chart. Default: as --out is called, else html.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File to write. Default: DIR/report.html, or standard output for text.")
     ] = None,
@@ -180,9 +189,7 @@ def report(
       fmbench report run-a run-b --out both.html
       fmbench report results/moons-nfe-sweep --format svg --out figure.svg
     """
-    formats = ("html", "md", "latex", "csv", "png", "svg", "pdf")
-    if format not in formats:
-        raise unknown("format", format, formats)
+    format = terminal.format_of(format, out)
     from .results import Results
     from .store import write_atomically
 

@@ -4,8 +4,8 @@ The variance of a difference has two parts, as in `statistics.combine`: what new
 between seeds, over K seeds) and what new samples would change (the mean squared standard error, not divided by K, for
 seeds share their samples). Where all terms have the same seeds, the spread is that of the differences seed by seed,
 else of each term alone. Few seeds estimate a spread badly, so the statistic is held against Student's t with Welch and
-Satterthwaite's degrees of freedom, not against the normal: K − 1 when the seeds dominate, infinitely many when the
-samples do.
+Satterthwaite's degrees of freedom, not against the normal: K − 1 when the seeds dominate, those of the rows' own
+standard errors (`freedom`; infinitely many where a row does not say) when the samples do.
 
 Where rows carry their values sample by sample (`per_sample`), the samples' part is that of the differences sample by
 sample, averaged over seeds: on common random numbers far less than that of the two sides added.
@@ -20,6 +20,9 @@ from typing import Any
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
+
+from .statistics import satterthwaite, within
+from .table import freedom_of
 
 Row = Mapping[str, Any]  # of the table, as `table.records` gives it
 
@@ -68,7 +71,7 @@ class Difference:
 
 
 def combination(terms: Sequence[tuple[float, Sequence[Row]]]) -> Difference:
-    """Σ w · (mean over seeds) of terms (w, rows); rows need `seed`, `sample_seed`, `value`, `stderr`.
+    """Σ w · (mean over seeds) of terms (w, rows); rows need `seed`, `sample_seed`, `value`, `stderr`, `freedom`.
 
     They may have `per_sample`, an array `(n,)` whose mean is the value, on the same samples in all rows.
     Rows are paired where seeds and sample seeds are the same in all terms; a term without a training seed (a property
@@ -90,17 +93,14 @@ def combination(terms: Sequence[tuple[float, Sequence[Row]]]) -> Difference:
     alike = [(weight, side) for weight, side in seeded if _per_sample(side)] if paired else []
     by_sample = len(alike) > 1 and len({len(_per_sample(side)[0]) for _, side in alike}) == 1
     rest = [(weight, side) for weight, side in seeded if not (by_sample and _per_sample(side))]
-    samples = _paired_variance(alike) if by_sample else 0.0
-    samples += math.fsum(weight**2 * _sample_variance(side) for weight, side in rest)
-    if not math.isfinite(samples) and paired and len(seeds) >= 3:
-        samples = (
-            0.0  # seeds alone: given the same samples, the seeds' differences are exchangeable when nothing changed
-        )
-    samples += math.fsum(weight**2 * _sample_variance(side) for weight, side in sides if set(side) == {None})
-    variance = sum(spread for spread, _ in spreads) + samples
-    doubt = sum(spread**2 / freedom for spread, freedom in spreads)
-    freedom = variance**2 / doubt if doubt > 0 and math.isfinite(variance) else math.inf
-    return Difference(value, math.sqrt(variance), freedom, by_sample)
+    samples = [_paired_variance(alike)] if by_sample else []
+    samples += [_sample_variance(weight, side) for weight, side in rest]
+    if not all(math.isfinite(variance) for variance, _ in samples) and paired and len(seeds) >= 3:
+        samples = []  # seeds alone: given the same samples, the seeds' differences are exchangeable when nothing changed
+    samples += [_sample_variance(weight, side) for weight, side in sides if set(side) == {None}]
+    parts = [*spreads, *samples]
+    variance = math.fsum(part for part, _ in parts)
+    return Difference(value, math.sqrt(variance), satterthwaite(parts), by_sample)
 
 
 def by_seed(rows: Iterable[Row]) -> dict[Any, list[Row]]:
@@ -119,10 +119,14 @@ def mean_value(rows: Sequence[Row]) -> float:
     return mean(math.nan if row["value"] is None else row["value"] for row in rows)
 
 
-def _sample_variance(side: Mapping[Any, Sequence[Row]]) -> float:
-    return mean(
-        mean((math.inf if row["stderr"] is None else row["stderr"]) ** 2 for row in rows) for rows in side.values()
-    )
+def _sample_variance(weight: float, side: Mapping[Any, Sequence[Row]]) -> tuple[float, float]:
+    """What the samples leave of weight · (mean over seeds), and its degrees of freedom."""
+    seeds = [
+        within((math.inf if row["stderr"] is None else row["stderr"], freedom_of(row)) for row in rows)
+        for rows in side.values()
+    ]
+    variance, freedom = within((math.sqrt(part), freedom) for part, freedom in seeds)
+    return weight**2 * variance, freedom
 
 
 def _per_sample(side: Mapping[Any, Sequence[Row]]) -> list[Any]:
@@ -133,10 +137,10 @@ def _per_sample(side: Mapping[Any, Sequence[Row]]) -> list[Any]:
     return known if same else []
 
 
-def _paired_variance(sides: Sequence[tuple[float, Mapping[Any, Sequence[Row]]]]) -> float:
-    """The variance of the mean over samples of Σ w · (mean over seeds), taken sample by sample."""
+def _paired_variance(sides: Sequence[tuple[float, Mapping[Any, Sequence[Row]]]]) -> tuple[float, float]:
+    """The variance of the mean over samples of Σ w · (mean over seeds), taken sample by sample, and its freedom."""
     differences = sum(weight * np.mean(_per_sample(side), axis=0, dtype=np.float64) for weight, side in sides)
-    return float(np.var(differences, ddof=1) / np.size(differences))
+    return float(np.var(differences, ddof=1) / np.size(differences)), np.size(differences) - 1
 
 
 def _variance(values: Sequence[float]) -> float:

@@ -22,10 +22,18 @@ class Skip(Exception):
     """A cell that makes no sense here (the reason says why): it becomes a row with status `skipped`."""
 
 
+class Unavailable(Skip):
+    """A cell that lacks something which may still come, such as weights: skipped now, tried again by the next run."""
+
+
 def unknown(what: str, value: object, valid: Iterable[object], *, remedy: str = "") -> UserError:
     """The error for a name that is not among the valid ones: says the nearest match and lists what is valid."""
+    return UserError(f"unknown {what} '{value}'.{suggestion(value, valid)}{' ' + remedy if remedy else ''}")
+
+
+def suggestion(value: object, valid: Iterable[object]) -> str:
+    """The nearest match and the list of what is valid, as sentences that follow one."""
     names = sorted(str(name) for name in valid)
     nearest = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
     guess = f" Did you mean '{nearest[0]}'?" if nearest else ""
-    listed = f" Valid: {', '.join(names)}." if names else ""
-    return UserError(f"unknown {what} '{value}'.{guess}{listed}{' ' + remedy if remedy else ''}")
+    return f"{guess} Valid: {', '.join(names)}." if names else ""

@@ -18,16 +18,18 @@ from .registry import Component, changed
 
 
 class Record(BaseModel):
-    """Settings inside a specification; every field shapes the output.
+    """Settings inside a specification; every field shapes the output, but those that `silent` names.
 
     `unchanged` are fields that came later, as in `Component`. Should a default or a component's version move, the value
     differs from the one named there, and the key moves with it.
     """
 
+    silent: ClassVar[frozenset[str]] = frozenset()
     unchanged: ClassVar[Mapping[str, Any]] = {}
 
     def identity(self) -> dict[str, Any]:
-        return changed({name: _plain(getattr(self, name)) for name in type(self).model_fields}, self.unchanged)
+        shaping = [name for name in type(self).model_fields if name not in self.silent]
+        return changed({name: _plain(getattr(self, name)) for name in shaping}, self.unchanged)
 
 
 class Spec(BaseModel):

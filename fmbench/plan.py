@@ -14,19 +14,22 @@ import torch
 from .errors import UserError, unknown
 from .flow import predictions
 from .flow.losses import Loss
+from .flow.paths import derivative_gap
 from .flow.times import TIMES
 from .identity import Spec
 from .schema import Budget, Suite, Task, label_of, name_of
 from .solvers import GRIDS, SOLVERS
 from .stages.flow import FlowSpec, PairsSpec, TrainSettings
-from .stages.measure import AloneSpec, FloorSpec, MeasureSpec, PairingSpec, TruthSpec, exact
+from .stages.measure import AloneSpec, FloorSpec, GivenSpec, MeasureSpec, PairingSpec, TruthSpec, exact
 from .stages.minibatches import steps_in_advance
 from .stages.sample import ReferenceSpec, SampleSpec
-from .table import FLOOR, REFERENCE, TRUTH
+from .table import FLOOR, GIVEN, REFERENCE, TRUTH
 
+WRONG_SLOPE = 1e-3  # a gap that neither float32 nor the curvature of a sane path explains
 FLOW_COLUMNS = (
     "data", "source", "path", "coupling", "prediction", "times", "model", "reflow", "distilled", "seed", "method",
 )  # fmt: skip
+KEPT = 2**24  # numbers in a cell's samples that are stored without being asked for
 
 
 @dataclass(frozen=True)
@@ -100,47 +103,73 @@ def make_plan(suite: Suite, only: Sequence[str] = ()) -> Plan:
 
 
 def _task_cells(suite: Suite, task: Task) -> list[Cell]:
-    flows = _flows(suite, task)
-    cells = [cell for flow in flows for cell in (*_flow_cells(suite, flow), *_sample_cells(suite, flow))]
-    return [*_once([*_pairing_cells(suite, flows), *cells, *_truth_cells(suite, flows)]), *_floor_cells(suite, task)]
+    flows = [flow for flow in _flows(suite, task) if not flow.model.given]
+    if suite.sample.guidance != [1] and all(flow.classes is None for flow in flows):
+        raise UserError(
+            "sample.guidance: no flow of the suite is given labels. Set flow.model.conditional: true, and a label_dropout"
+        )
+    guided = [(flow, guidance) for flow in flows for guidance in _guidances(suite, flow)]
+    cells = [cell for one in guided for cell in (*_flow_cells(suite, *one), *_sample_cells(suite, *one))]
+    cells = [*_pairing_cells(suite, flows), *cells, *_given_cells(suite, task), *_truth_cells(suite, flows)]
+    return [*_once(cells), *_floor_cells(suite, task)]
 
 
-def _reference(suite: Suite, flow: FlowSpec) -> ReferenceSpec:
+def _guidances(suite: Suite, flow: FlowSpec) -> list[float | None]:
+    """The weights that a flow is sampled with; None of an unconditional one, which knows no labels to be guided by."""
+    if flow.classes is None:
+        return [None]
+    guided = [s for s in suite.sample.guidance if s != 1]
+    if guided and (lack := flow.model.lacks_unconditional()) is not None:
+        raise UserError(
+            f"sample.guidance = {guided[0]:g}: model '{flow.model.label()}' has no unconditional velocity to be guided from: "
+            f"it {lack}. Or use guidance 1."
+        )
+    return list(suite.sample.guidance)
+
+
+def _reference(suite: Suite, flow: FlowSpec, guidance: float | None = None) -> ReferenceSpec:
     """The fine solve that explains a flow; a student, which knows its own few times alone, is held against its teacher's."""
     if flow.distilled and flow.teacher is not None:
-        return _reference(suite, flow.teacher)
+        return _reference(suite, flow.teacher, guidance)
     settings, fine = suite.sample, suite.sample.reference
-    shared = {"n": settings.n, "batch": settings.batch, "sample_seed": settings.seed}
-    return ReferenceSpec(flow=flow, **shared, tolerance=fine.tolerance, max_steps=fine.max_steps)
+    n = min(settings.n, fine.n or settings.n)
+    shared = {"n": n, "batch": settings.batch, "sample_seed": settings.seed, **_arithmetic(suite)}
+    weight = 1.0 if guidance is None else guidance
+    return ReferenceSpec(flow=flow, **shared, tolerance=fine.tolerance, max_steps=fine.max_steps, guidance=weight)
 
 
-def _flow_cells(suite: Suite, flow: FlowSpec) -> list[Cell]:
+def _arithmetic(suite: Suite) -> dict[str, Any]:
+    return {"precision": suite.sample.precision, "compile": suite.sample.compile}
+
+
+def _flow_cells(suite: Suite, flow: FlowSpec, guidance: float | None) -> list[Cell]:
     if flow.distilled:
         return []
-    reference = _reference(suite, flow)
-    columns = {**flow_columns(flow), "sample_seed": suite.sample.seed, "solver": REFERENCE}
+    reference = _reference(suite, flow, guidance)
+    columns = {**flow_columns(flow), "guidance": guidance, "sample_seed": suite.sample.seed, "solver": REFERENCE}
     cells = []
     for m in suite.metrics:
         if m.scope == "flow":
-            teacher = _reference(suite, flow.teacher) if m.asks_teacher and flow.teacher is not None else None
+            teacher = _reference(suite, flow.teacher, guidance) if m.asks_teacher and flow.teacher is not None else None
             spec = MeasureSpec(cell=reference, reference=reference, metric=m, teacher=teacher)
             cells.append(Cell({**columns, "metric": m.label()}, spec))
     return cells
 
 
-def _sample_cells(suite: Suite, flow: FlowSpec) -> list[Cell]:
-    settings, reference = suite.sample, _reference(suite, flow)
-    columns = {**flow_columns(flow), "sample_seed": settings.seed}
+def _sample_cells(suite: Suite, flow: FlowSpec, guidance: float | None) -> list[Cell]:
+    settings, reference, weight = suite.sample, _reference(suite, flow, guidance), 1.0 if guidance is None else guidance
+    columns = {**flow_columns(flow), "guidance": guidance, "sample_seed": settings.seed}
     cells = []
     for budget in [_own_budget(flow.distilled)] if flow.distilled else settings.solvers:
         budget.check(flow.path)
-        batch = budget.batch or settings.batch
-        shared = {"flow": flow, "n": settings.n, "batch": batch, "sample_seed": settings.seed}
-        sample = SampleSpec(**shared, solver=budget.solver, steps=budget.steps, grid=budget.grid)
+        budget, batch = budget.at(weight), budget.batch or settings.batch
+        shared = {"flow": flow, "n": settings.n, "batch": batch, "sample_seed": settings.seed, **_arithmetic(suite)}
+        shared["keep"] = settings.n * math.prod(flow.data.shape) <= KEPT if settings.keep is None else settings.keep
+        sample = SampleSpec(**shared, solver=budget.solver, steps=budget.steps, grid=budget.grid, guidance=weight)
         for m in suite.metrics:
             if m.scope == "samples":
                 spec = MeasureSpec(cell=sample, reference=reference, metric=m)
-                cells.append(Cell({**columns, **budget_columns(budget, batch), "metric": m.label()}, spec))
+                cells.append(Cell({**columns, **budget_columns(budget, batch, weight), "metric": m.label()}, spec))
     return cells
 
 
@@ -163,6 +192,25 @@ def _pairing_cells(suite: Suite, flows: Sequence[FlowSpec]) -> list[Cell]:
     return cells
 
 
+def _given_cells(suite: Suite, task: Task) -> list[Cell]:
+    """Values of samples that were made elsewhere: how, by which path, solver or seed, the table does not know."""
+    shared = {"data": task.data, "n": suite.sample.n, "sample_seed": suite.sample.seed}
+    columns = {"data": label_of(task.data), "solver": GIVEN, "sample_seed": suite.sample.seed}
+    cells = []
+    for model in (model for model in suite.flow.model if model.given):
+        if (held := len(model.samples(task.data))) < suite.sample.n:
+            raise UserError(
+                f"model '{model.label()}' holds {held:,} samples, sample.n = {suite.sample.n:,} are asked for"
+            )
+        named = {**columns, "source": label_of(task.source), "model": model.label(), "method": model.method()}
+        cells += [
+            Cell({**named, "metric": m.label()}, GivenSpec(**shared, model=model, metric=m))
+            for m in suite.metrics
+            if m.scope == "samples"
+        ]
+    return cells
+
+
 def _truth_cells(suite: Suite, flows: Sequence[FlowSpec]) -> list[Cell]:
     """What the metrics of exact flows should be, where that is known."""
     return [
@@ -172,7 +220,7 @@ def _truth_cells(suite: Suite, flows: Sequence[FlowSpec]) -> list[Cell]:
         )
         for flow in flows
         for m in suite.metrics
-        if flow.model.exact and m.scope != "samples" and m.true_value(exact(flow)) is not None
+        if flow.model.exact and flow.classes is None and m.scope != "samples" and m.true_value(exact(flow)) is not None
     ]
 
 
@@ -239,6 +287,11 @@ def _check(flow: FlowSpec) -> None:
         raise UserError(
             f"path '{flow.path.name}' has no schedule: implement schedule(t), or alpha(t) and sigma(t) of a UserPath"
         ) from None
+    if flow.path.sound and (gap := derivative_gap(flow.path, 1e-3)) > WRONG_SLOPE:
+        raise UserError(
+            f"path '{flow.path.label()}': its derivatives are not those of its α and σ: they differ from differences by "
+            f"{gap:.2g}, relative to the largest. Mend d_alpha and d_sigma, or leave them out of a UserPath."
+        )
     flow.path.check(flow.coupling)
     flow.times.check(flow.path)
     predictions.check(flow.prediction, flow.path, flow.coupling, flow.source.name, flow.reflow or flow.distilled)
@@ -287,17 +340,25 @@ def flow_columns(flow: FlowSpec) -> dict[str, Any]:
     """The identity columns of a flow."""
     columns = {name: label_of(getattr(flow, name)) for name in FLOW_COLUMNS if name != "method"}
     numbers = {"reflow": flow.reflow, "distilled": flow.distilled, "seed": flow.seed}
-    return {**columns, **numbers, "method": method_of(flow)}
+    return {**columns, **numbers, "method": method_of(flow), "trained_on": trained_on(flow)}
 
 
-def budget_columns(budget: Budget, batch: int) -> dict[str, Any]:
+def trained_on(flow: FlowSpec) -> str | None:
+    """The coupling that the network learned from: the suite's, or pairs that an earlier round drew; None of an oracle."""
+    if flow.pairs is None:
+        return label_of(flow.coupling) if flow.model.trained else None
+    inverted = f", {flow.pairs.inverted:.0%} inverted data" if flow.pairs.inverted else ""
+    return f"pairs of round {flow.pairs.flow.reflow}{inverted}"
+
+
+def budget_columns(budget: Budget, batch: int, guidance: float = 1.0) -> dict[str, Any]:
     """The columns that a budget fixes before anything is run. The batch is named where it can matter, or was asked for."""
     parameters = budget.solver.parameters()
     return {
         "solver": budget.solver.title(),
         "grid": None if budget.grid is None else label_of(budget.grid),
         "steps": budget.steps,
-        "nfe": None if budget.steps is None else float(budget.solver.calls_for(budget.steps)),
+        "nfe": None if budget.steps is None else float(budget.solver.calls_for(budget.steps, guidance)),
         "rtol": parameters.get("rtol"),
         "atol": parameters.get("atol"),
         "batch": batch if budget.batch or budget.solver.depends_on_batch else None,
@@ -309,6 +370,8 @@ def method_of(flow: FlowSpec) -> str:
 
     What is predicted follows it, unless it is the velocity: "VP, epsilon"; of a student, its steps: "2-RF, 1 step".
     """
+    if (brought := flow.model.method()) is not None:
+        return brought
     if flow.distilled:
         steps = f"{flow.distilled} step{'s' if flow.distilled > 1 else ''}"
         return f"{method_of(flow.model_copy(update={'distilled': 0}))}, {steps}"
@@ -329,7 +392,7 @@ def method_of(flow: FlowSpec) -> str:
 def _filtered(cells: list[Cell], rule: str) -> list[Cell]:
     column, equals, text = rule.partition("=")
     column = column.strip()
-    columns = [*FLOW_COLUMNS, "solver", "metric", "nfe"]
+    columns = [*FLOW_COLUMNS, "guidance", "solver", "metric", "nfe"]
     if not equals:
         raise UserError(f"--only '{rule}': write column=value, such as path=rectified")
     if column not in columns:
@@ -344,7 +407,7 @@ def _filtered(cells: list[Cell], rule: str) -> list[Cell]:
         # Floors have no flow, values of the flow no solver to be filtered by: they stay with what they explain.
         inapplicable = (
             value is None
-            or (column in ("solver", "nfe") and cell.columns.get("solver") in (None, "reference"))
+            or (column in ("solver", "nfe") and cell.columns.get("solver") in (None, REFERENCE, GIVEN))
             or (column in ("method", "model") and isinstance(cell.spec, FloorSpec))
             or (column == "model" and isinstance(cell.spec, TruthSpec))
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .errors import unknown
+from .errors import UserError, unknown
 
 FILE = next(
     (
@@ -84,15 +84,15 @@ def select(dataset: str | None = None, method: str | None = None, metric: str | 
     """The numbers on a data set, of a method, by a metric.
 
     Args:
-        dataset: "cifar10", or one with its parameters, "eight-gaussians[std=1]"; the bare name finds every variant.
+        dataset: "cifar10" in any case, or one with its parameters, "eight-gaussians[std=1]"; the bare name finds every variant.
         method: this project's name or the source's own ("RF", "1-Rectified Flow").
         metric: as in the table.
 
     Raises:
-        UserError: nothing is known by such a name.
+        UserError: nothing is known by such a name, or by all of them together.
     """
     table = load()
-    bare = table["dataset"].map(bare_name)
+    bare, asked = table["dataset"].map(bare_name), list[str]()
     for what, wanted, columns in (
         ("data set", dataset, [table["dataset"], bare]),
         ("method", method, [table["method"], table["published_as"]]),
@@ -100,10 +100,17 @@ def select(dataset: str | None = None, method: str | None = None, metric: str | 
     ):
         if wanted is None:
             continue
+        shown = columns[:1] if what == "method" else columns[-1:]
         names = _named(columns)
-        if wanted not in names:
-            raise unknown(f"published {what}", wanted, _named(columns[:1] if what == "method" else columns[-1:]))
-        table = table[pd.concat([column.eq(wanted) for column in columns], axis=1).any(axis=1).reindex(table.index)]
+        name = wanted if wanted in names else {n.casefold(): n for n in names}.get(wanted.casefold())
+        if name is None:
+            raise unknown(f"published {what}", wanted, _named(shown))
+        there = table.index
+        table = table[pd.concat([column.eq(name) for column in columns], axis=1).any(axis=1).reindex(there)]
+        if table.empty:
+            known = ", ".join(sorted(_named(column.reindex(there) for column in shown)))
+            raise UserError(f"nothing is published of {', '.join(asked)} with {what} '{name}'. There is: {known}.")
+        asked.append(f"{what} '{name}'")
     return table.reset_index(drop=True)
 
 

@@ -72,14 +72,14 @@ def _flow(rows: list[Row], sign: float, within: float, level: float) -> list[Row
     good = {cell: found for cell, found in cells.items() if _complete(found, seeds)}
     about = {name: rows[0][name] for name in ("data", "source", "flow", "metric")} | {"seeds": len(seeds)}
     if good:
-        values, errors = (
+        values, errors, freedom = (
             np.array([[_mean(rows, name, seed) for rows in good.values()] for seed in seeds])
-            for name in ("value", "stderr")
+            for name in ("value", "stderr", "freedom")
         )
         means = sign * values.mean(axis=0)
         best = int(means.argmin())
         certain = len(good) > 1 and np.isfinite(errors).all()
-        drawn = sign * redrawn(values, errors, seed=0) if certain else np.empty((0, len(good)))
+        drawn = sign * redrawn(values, errors, freedom, seed=0) if certain else np.empty((0, len(good)))
         about |= {"best": sign * means[best], "best_nfe": list(good)[best][1]}
         near = _near(np.vstack([means, drawn]), best, within)
     lines = []
@@ -117,6 +117,6 @@ def _complete(rows: list[Row], seeds: Iterable[Any]) -> bool:
 
 
 def _mean(rows: list[Row], name: str, seed: Any) -> float:
-    """Mean over the seed's sample seeds; a missing standard error is unknown, not 0."""
+    """Mean over the seed's sample seeds; a missing standard error is unknown, not 0, missing freedom is infinite."""
     found = [math.inf if row[name] is None else row[name] for row in rows if row["seed"] == seed]
     return math.fsum(found) / len(found)

@@ -7,13 +7,14 @@ object is what a suite file says, what a table prints (`label`) and what a cache
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import UserError, unknown
+from .wording import worded
 
 
 class Component(BaseModel):
@@ -84,7 +85,12 @@ class Registry(Generic[T]):
 
     def register(self, component: type[T]) -> type[T]:
         """Class decorator. A name that is taken is an error naming both owners."""
-        name, place = component.name, f"{component.__module__}:{component.__qualname__}"
+        place = f"{component.__module__}:{component.__qualname__}"
+        name = getattr(component, "name", None)
+        if not isinstance(name, str) or not name:
+            raise UserError(
+                f'{place} has no name: write name = "…" into the class, by which suites call the {self.kind}'
+            )
         if self._where.get(name, place) != place:
             raise UserError(f"{self.kind} '{name}' is registered twice: by {self._where[name]} and by {place}")
         self._where[name] = place
@@ -121,7 +127,10 @@ class Registry(Generic[T]):
         try:
             return cls.model_validate({key: item for key, item in value.items() if key != "name"})
         except ValidationError as error:
-            raise UserError(f"{self.kind} '{cls.name}': {describe(error, cls.model_fields)}") from None
+            found = worded(
+                error, lambda place: () if place else [field.alias or key for key, field in cls.model_fields.items()]
+            )
+            raise UserError(f"{self.kind} '{cls.name}': {found}") from None
 
     def _read_entry_points(self) -> None:
         if self._entry_points_read:
@@ -133,18 +142,3 @@ class Registry(Generic[T]):
                 )
             self._where[point.name] = point.value
         self._entry_points_read = True  # not before: a quarrel over a name must not be forgotten once told
-
-
-def describe(error: ValidationError, valid_keys: Any, *, rename: Callable[[str], str] = str) -> str:
-    """pydantic's findings as our sentences: the key's path, the value, what is valid."""
-    lines = []
-    for item in error.errors(include_url=False):
-        place = rename(".".join(str(part) for part in item["loc"]))
-        if item["type"] == "extra_forbidden":
-            lines.append(str(unknown("key", place.rpartition(".")[2], valid_keys)))
-        elif item["type"] == "missing":
-            lines.append(f"key '{place}' is missing")
-        else:
-            said = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{place} = {item['input']!r}: {said}" if place else said)
-    return "; ".join(lines)

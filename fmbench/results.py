@@ -28,6 +28,7 @@ from .table import (
     first_line,
     flow_labels,
     frame,
+    freedom_of,
     of_flows,
     read_json,
     read_table,
@@ -160,16 +161,17 @@ class Results:
         one cell, whose `nfe` is their mean.
 
         Returns:
-            The columns of `IDENTITY`, then `flow` and `sampler` (the shortest labels that tell them apart), `mean`,
-            `low`, `high` (the interval at `level`, over seeds and samples), `stderr`, `n` (samples behind one seed's
-            value, the smallest), `seeds` (how many were averaged), `failed`, `failures`. Values are in the row's unit.
+            The columns of `IDENTITY`, then `flow` and `sampler` (the shortest labels that tell them apart), `trained_on`,
+            `mean`, `low`, `high` (the interval at `level`, over seeds and samples), `stderr`, its degrees of `freedom` and
+            the part `probe_stderr` of it that random probes leave, `n` (samples behind one seed's value, the smallest),
+            `seeds` (how many were averaged), `failed`, `failures`. Values are in the row's unit.
         """
         table = self.table.assign(flow=flow_labels(self.table), sampler=sampler_labels(self.table)).astype(object)
         cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for row in records(table):
             cells.setdefault(cell_key(row), []).append(row)
-        extra = dict.fromkeys(["flow", "sampler", "failures"], "string")
-        extra |= dict.fromkeys(["mean", "low", "high", "stderr"], "float64")
+        extra = dict.fromkeys(["flow", "sampler", "trained_on", "failures"], "string")
+        extra |= dict.fromkeys(["mean", "low", "high", "stderr", "freedom", "probe_stderr"], "float64")
         extra |= dict.fromkeys(["n", "seeds", "failed"], "Int64")
         dtypes: dict[Any, Any] = {name: COLUMNS[name] for name in IDENTITY} | extra
         lines = [_average(rows, level) for rows in cells.values()]
@@ -285,7 +287,7 @@ def interval_text(mean: float, low: float, high: float, failures: str | None = N
 def _average(rows: list[dict[str, Any]], level: float) -> dict[str, Any]:
     """One line of `summary` from the rows of one cell: seeds, and within a seed its sample seeds, are combined."""
     good = [row for row in rows if row["status"] == "ok"]
-    line = {name: rows[0][name] for name in (*IDENTITY, "flow", "sampler")}
+    line = {name: rows[0][name] for name in (*IDENTITY, "flow", "sampler", "trained_on")}
     line |= {name: next((row[name] for row in rows if row[name] is not None), None) for name in DESCRIPTION}
     if line["rtol"] is not None:
         calls, steps = ([row[name] for row in good if row[name] is not None] for name in ("nfe", "steps"))
@@ -294,7 +296,8 @@ def _average(rows: list[dict[str, Any]], level: float) -> dict[str, Any]:
     seeds: dict[Any, list[Estimate]] = {}
     for row in good:
         value, stderr = (math.nan if row[name] is None else row[name] for name in ("value", "stderr"))
-        seeds.setdefault(row["seed"], []).append(Estimate(value, stderr, row["n"] or 0))
+        estimate = Estimate(value, stderr, row["n"] or 0, freedom_of(row), row.get("probe_stderr"))
+        seeds.setdefault(row["seed"], []).append(estimate)
     total, low, high = Estimate(math.nan, math.nan, 0), math.nan, math.nan
     if seeds:
         total = combine([combine(estimates) for estimates in seeds.values()])
@@ -305,6 +308,8 @@ def _average(rows: list[dict[str, Any]], level: float) -> dict[str, Any]:
         "low": low,
         "high": high,
         "stderr": total.stderr,
+        "freedom": total.freedom,
+        "probe_stderr": total.probe_stderr,
         "n": min((row["n"] for row in good if row["n"] is not None), default=None),
         "seeds": len(seeds),
         "failed": failures.total(),

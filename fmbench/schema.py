@@ -31,10 +31,12 @@ from .metrics import METRICS
 from .metrics.base import Metric
 from .models import MODELS
 from .models.base import Model
+from .recipes import with_recipe
 from .registry import Component, Registry
 from .solvers import GRIDS, SOLVERS
 from .solvers.base import Solver
 from .solvers.grids import Grid
+from .stages.arithmetic import Precision
 from .stages.flow import PairsSettings, TrainSettings
 
 
@@ -88,6 +90,7 @@ class _Strict(BaseModel):
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a column of the table holds it
 Round = Annotated[int, Field(ge=0, le=100)]  # each trains all the rounds below it
+Guidance = Annotated[float, Field(ge=0, le=1000)]
 Steps = Annotated[int, Field(ge=0, le=1000)]  # of a student; 0: no student
 
 
@@ -167,11 +170,16 @@ def name_of(value: Any) -> str:
 
 
 class Budget(_Strict):
-    """One way to sample: a solver, for fixed-step ones its grid and number of steps, and a batch if not the suite's."""
+    """One way to sample: a solver, for fixed-step ones its grid and number of steps, and a batch if not the suite's.
+
+    Where the suite gave network calls they are kept as `nfe`; `steps` are then what they pay for at one call an evaluation,
+    and `at` says what they pay for under guidance.
+    """
 
     solver: Solver
     grid: Grid | None = None
     steps: PositiveInt | None = None
+    nfe: PositiveInt | None = None
     batch: PositiveInt | None = None
 
     def check(self, path: Path) -> None:
@@ -179,6 +187,16 @@ class Budget(_Strict):
         self.solver.check(path)
         if self.grid is not None:
             self.grid.check(path)
+
+    def at(self, guidance: float) -> Budget:
+        """The budget under guidance: as many steps as were given, or as the calls pay for.
+
+        Raises:
+            UserError: `nfe` cannot be met exactly.
+        """
+        if self.nfe is None:
+            return self
+        return self.model_copy(update={"steps": self.solver.steps_for(self.nfe, guidance)})
 
 
 def _budgets(value: Any) -> list[Budget]:
@@ -191,6 +209,7 @@ def _budgets(value: Any) -> list[Budget]:
     try:
         batches = [None] if batch is None else [_positive("batch", b) for b in _listed(batch)]
         for spec in _product(SOLVERS, item):
+            _require_known_keys(spec)
             solver = SOLVERS.build(spec)
             if solver.adaptive:
                 if given := [
@@ -204,17 +223,27 @@ def _budgets(value: Any) -> list[Budget]:
                     f"solver '{solver.name}' needs its budget: either nfe (network calls) or steps, a number or a list"
                 )
             counts = (
-                [solver.steps_for(_positive("nfe", n)) for n in _listed(nfe)]
+                [{"nfe": n, "steps": solver.steps_for(_positive("nfe", n))} for n in _listed(nfe)]
                 if nfe is not None
-                else [_positive("steps", n) for n in _listed(steps)]
+                else [{"steps": _positive("steps", n)} for n in _listed(steps)]
             )
             if not counts:
                 raise UserError(f"solver '{solver.name}': the list of its budgets is empty: give at least one")
             grids = [GRIDS.build(g) for g in _listed(solver.default_grid if grid is None else grid)]
-            budgets += [Budget(solver=solver, grid=g, steps=n, batch=b) for b in batches for g in grids for n in counts]
+            budgets += [Budget(solver=solver, grid=g, batch=b, **n) for b in batches for g in grids for n in counts]
     except UserError as error:
         raise ValueError(str(error)) from None
     return budgets
+
+
+def _require_known_keys(spec: Any) -> None:
+    """A solver's own keys, and those of its budget, which every entry of `sample.solvers` may have."""
+    if isinstance(spec, dict) and isinstance(spec.get("name"), str):
+        solver = SOLVERS.get(spec["name"])
+        valid = [*solver.model_fields, *(["batch"] if solver.adaptive else ["nfe", "steps", "grid", "batch"])]
+        for key in spec:
+            if key not in ("name", *valid):
+                raise UserError(f"solver '{solver.name}': {unknown('key', key, valid)}")
 
 
 MOST_CALLS = 1_000_000
@@ -226,21 +255,44 @@ def _positive(key: str, value: Any) -> int:
     return value
 
 
-class ReferenceSettings(_Strict):
-    """How fine the reference solve is: `tolerance` in standard deviations of the data."""
+MOST_SAMPLES = 10_000_000
 
+
+class ReferenceSettings(_Strict):
+    """How fine the reference solve is, `tolerance` in standard deviations of the data, and of how many samples if not all."""
+
+    n: PositiveInt | None = None
     tolerance: PositiveFloat = 1e-5
     max_steps: int = Field(512, ge=32)
 
 
 class SampleSettings(_Strict):
-    """How much is sampled, how, and from which noise."""
+    """How much is sampled, how, and from which noise.
 
-    n: PositiveInt = 10_000
+    `guidance` are the weights s of v = v_uncond + s (v_cond − v_uncond), an axis of conditional flows alone: s = 1 is the
+    conditional flow itself, s = 0 the unconditional one; another convention's w is s − 1. A solver's `nfe` are network calls
+    at every guidance. An evaluation costs one call at s = 0 and s = 1 and two at any other, so that `nfe: 16` is 16 Euler
+    steps at s = 1 and 8 at s = 2; calls that do not come out even are an error. `steps` are steps whatever they cost.
+
+    `precision` is that of the network's calls, as in training; metrics that call the network use float32. `compile` compiles the
+    network for solvers of fixed steps. `keep` says whether all samples stay in the cache, or some to look at alone; where it is
+    not given they do up to 64 MB a cell.
+    """
+
+    n: int = Field(10_000, ge=1, le=MOST_SAMPLES)
     batch: PositiveInt = 4096
     seed: Seed = 0
-    solvers: list[Budget]
+    guidance: Annotated[list[Guidance], BeforeValidator(_listed)] = Field(default=1.0, validate_default=True)
+    solvers: list[Budget] = []  # may be left out where only given samples are measured
     reference: ReferenceSettings = ReferenceSettings()
+    precision: Precision = "float32"
+    compile: bool = False
+    keep: bool | None = None
+
+    @field_validator("guidance")
+    @classmethod
+    def _distinct_guidances(cls, values: list[float]) -> list[float]:
+        return _distinct(values)
 
     @field_validator("solvers", mode="before")
     @classmethod
@@ -255,6 +307,15 @@ class SampleSettings(_Strict):
                 raise ValueError(f"solver '{cell[0]}' with {budget.steps} steps is listed twice")
             seen.add(cell)
         return budgets
+
+    @model_validator(mode="after")
+    def _calls_come_out_even(self) -> SampleSettings:
+        try:
+            for budget, guidance in itertools.product(self.solvers, self.guidance):
+                budget.at(guidance)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
 
 
 def _pairs_default() -> PairsSettings:
@@ -303,6 +364,14 @@ class Suite(_Strict):
     def _distinct_claims(cls, claims: list[Claim]) -> list[Claim]:
         return _distinct(claims) if claims else claims
 
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe_written_out(cls, suite: Any) -> Any:
+        try:
+            return with_recipe(suite)
+        except UserError as error:
+            raise ValueError(f"train.recipe: {error}") from None
+
     @model_validator(mode="after")
     def _one_way_to_name_tasks(self) -> Suite:
         if (self.data is None) == (not self.tasks):
@@ -311,6 +380,8 @@ class Suite(_Strict):
             raise ValueError("source stands inside each of the tasks, not beside them")
         for metric in self.metrics:
             n = getattr(metric, "n", None)
+            if n is not None and n > MOST_SAMPLES:
+                raise ValueError(f"metric '{metric.name}' asks for n = {n:,} samples: at most {MOST_SAMPLES:,}")
             if n is not None and metric.scope == "samples" and n > self.sample.n:
                 raise ValueError(
                     f"metric '{metric.name}' asks for n = {n} samples, sample.n is {self.sample.n}: raise one or lower the other"
@@ -321,6 +392,8 @@ class Suite(_Strict):
                 raise ValueError(
                     f"claim '{claim.label()}' needs {', '.join(lacking)}: add to metrics, or leave the claim out"
                 )
+        if not self.sample.solvers and not all(model.given for model in self.flow.model):
+            raise ValueError("sample.solvers is missing: a list such as [{name: euler, nfe: [1, 2, 4]}]")
         self.problems()
         return self
 
@@ -340,7 +413,8 @@ def _resolved(value: Any) -> Any:
     if isinstance(value, Component):
         return value.spec()
     if isinstance(value, Budget):
-        budget = {"grid": value.grid.spec(), "steps": value.steps} if value.grid else {}
+        spent = {"steps": value.steps} if value.nfe is None else {"nfe": value.nfe}
+        budget = {"grid": value.grid.spec(), **spent} if value.grid else {}
         return {**value.solver.spec(), **budget, **({} if value.batch is None else {"batch": value.batch})}
     if isinstance(value, BaseModel):
         return {name: _resolved(getattr(value, name)) for name in type(value).model_fields}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,34 +17,59 @@ if TYPE_CHECKING:  # tables and claims use this file without tensors
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its standard error, the number of samples behind it, and the degrees of freedom of the standard error."""
+    """A value, its standard error, the number of samples behind it, and the degrees of freedom of the standard error.
+
+    `probe_stderr` is that part of the standard error which random probes (not the data) leave, where there are any: the
+    data's part is √(stderr² − probe_stderr²). Infinite where one probe a sample cannot tell it.
+    `protocol` says how the value was made where the metric's name does not say it all (features, reference, quantiser).
+    """
 
     value: float
     stderr: float
     n: int
     freedom: float = math.inf
+    probe_stderr: float | None = None
+    protocol: str | None = None
 
 
 def mean(x: Tensor) -> Estimate:
-    """Plain mean of `(n,)` values; stderr = sd / √n, infinite for n < 2."""
+    """Plain mean of `(n,)` values; stderr = sd / √n with n − 1 degrees of freedom, infinite for n < 2."""
     x = x.double()
-    return Estimate(x.mean().item(), _stderr(x), len(x))
+    return Estimate(x.mean().item(), _stderr(x), len(x), max(1, len(x) - 1))
 
 
 def ratio(a: Tensor, b: Tensor) -> Estimate:
-    """Mean of a over mean of b, `(n,)` each and paired; stderr by the delta method, infinite for n < 2."""
+    """Mean of a over mean of b, `(n,)` each and paired; stderr by the delta method as in `mean`."""
     a, b = a.double(), b.double()
     bottom = b.mean().item()
     if bottom == 0:
         return Estimate(math.nan, math.inf, len(a))
     value = a.mean().item() / bottom
-    return Estimate(value, _stderr(a - value * b) / abs(bottom), len(a))
+    return Estimate(value, _stderr(a - value * b) / abs(bottom), len(a), max(1, len(a) - 1))
 
 
 def root(estimate: Estimate) -> Estimate:
     """Square root; stderr by the delta method, infinite at 0, where the root has no slope."""
     value = math.sqrt(estimate.value)
-    return Estimate(value, estimate.stderr / (2 * value) if value > 0 else math.inf, estimate.n)
+    return replace(estimate, value=value, stderr=estimate.stderr / (2 * value) if value > 0 else math.inf)
+
+
+def satterthwaite(parts: Iterable[tuple[float, float]]) -> float:
+    """Degrees of freedom of a sum of independently estimated variances, each with its own: (Σ s²)² / Σ (s²)²/ν.
+
+    Source: Satterthwaite 1946; for two means, Welch 1947.
+    """
+    known = list(parts)
+    total, doubt = math.fsum(s for s, _ in known), math.fsum(s**2 / freedom for s, freedom in known)
+    return total**2 / doubt if doubt > 0 and math.isfinite(total) else math.inf
+
+
+def added(first: Estimate, *others: tuple[float, Estimate]) -> Estimate:
+    """first + Σ w · other of independent estimates, given as (w, other); n is the first one's."""
+    terms = [(1.0, first), *others]
+    parts = [((w * e.stderr) ** 2, e.freedom) for w, e in terms]
+    value = math.fsum(w * e.value for w, e in terms)
+    return Estimate(value, math.sqrt(math.fsum(s for s, _ in parts)), first.n, satterthwaite(parts))
 
 
 def interval(estimate: Estimate, level: float = 0.95) -> tuple[float, float]:
@@ -61,17 +86,35 @@ def combine(estimates: Sequence[Estimate]) -> Estimate:
     stderr² = (variance between the K seeds' values) / K + (mean of their own stderr²). The second term is not divided
     by K: seeds are evaluated on common random numbers (same z0, same held-out data), so more seeds do not average that
     error away. With one seed the first term is unknown and left out: the error is then over samples alone. The degrees
-    of freedom are Welch and Satterthwaite's: K − 1 where the seeds dominate, endless where the samples do.
+    of freedom are Welch and Satterthwaite's: K − 1 where the seeds dominate, those of the seeds' own standard errors
+    (see `within`) where the samples do. Probes are common to the seeds, too: their part is a mean of squares.
     """
     if not estimates:
         raise ValueError("no estimates to combine")
     count = len(estimates)
+    if count == 1:
+        return estimates[0]
     value = math.fsum(e.value for e in estimates) / count
-    between = math.fsum((e.value - value) ** 2 for e in estimates) / (count - 1) / count if count > 1 else 0.0
-    within = sum(e.stderr**2 for e in estimates) / count
-    freedom = (between + within) ** 2 * (count - 1) / between**2 if between > 0 and math.isfinite(within) else math.inf
-    return Estimate(value, math.sqrt(between + within), sum(e.n for e in estimates), freedom)
+    between = math.fsum((e.value - value) ** 2 for e in estimates) / (count - 1) / count
+    parts = [(between, count - 1), within((e.stderr, e.freedom) for e in estimates)]
+    stderr = math.sqrt(sum(s for s, _ in parts))
+    probes = [e.probe_stderr for e in estimates if e.probe_stderr is not None]
+    probe_stderr = math.sqrt(sum(s**2 for s in probes) / len(probes)) if len(probes) == count else None
+    return Estimate(value, stderr, sum(e.n for e in estimates), satterthwaite(parts), probe_stderr)
 
+
+def within(errors: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """The mean of squared standard errors, each given with its degrees of freedom, and the degrees of that mean.
+
+    Errors on the same samples are wrong together, so that a mean of K of them is no surer than one: with equal ν it is ν.
+    """
+    known = list(errors)
+    variance = sum(stderr**2 for stderr, _ in known) / len(known)
+    doubt = sum(stderr**2 / math.sqrt(freedom) for stderr, freedom in known) / len(known)
+    return variance, (variance / doubt) ** 2 if doubt > 0 and math.isfinite(variance) else math.inf
+
+
+MANY = 1000  # degrees of freedom from which Student's t is drawn as the normal law
 
 Statistic = Callable[[NDArray[np.float64]], float]
 
@@ -116,8 +159,7 @@ def bootstrap(
     variance = sum(spread for spread, _ in spreads)
     if not math.isfinite(variance):
         return Estimate(value, math.inf, values.shape[-1])
-    doubt = sum(spread**2 / freedom for spread, freedom in spreads)
-    return Estimate(value, math.sqrt(variance), values.shape[-1], variance**2 / doubt if doubt > 0 else math.inf)
+    return Estimate(value, math.sqrt(variance), values.shape[-1], satterthwaite(spreads))
 
 
 def paired(a: ArrayLike, b: ArrayLike, *, seed: int, draws: int = 1000) -> Estimate:
@@ -132,20 +174,27 @@ def paired(a: ArrayLike, b: ArrayLike, *, seed: int, draws: int = 1000) -> Estim
     return bootstrap(b - a, seed=seed, draws=draws)
 
 
-def redrawn(values: ArrayLike, errors: ArrayLike, *, seed: int, draws: int = 4000) -> NDArray[np.float64]:
+def redrawn(
+    values: ArrayLike, errors: ArrayLike, freedom: ArrayLike = math.inf, *, seed: int, draws: int = 4000
+) -> NDArray[np.float64]:
     """Means over seeds as they might have come out: `(draws, B)` from the values and standard errors `(K, B)`.
 
     Each draw moves all B means together by what other seeds would change (a multivariate t with K − 1 degrees of
     freedom and the covariance that the seeds show; nothing with one seed, whose spread is unknown) and each by itself
-    by what other samples would change (normal, with the mean squared standard error, as in `combine`). Samples common
-    to the B cells make their errors alike; taking them as independent errs to the wide side.
+    by what other samples would change (t with the errors' own degrees of freedom, `(K, B)` or one number, and the mean
+    squared standard error, as in `combine`). Samples common to the B cells make their errors alike; taking them as
+    independent errs to the wide side.
     """
     values, errors = np.asarray(values, dtype=np.float64), np.asarray(errors, dtype=np.float64)
     count, width = values.shape
     rng = np.random.default_rng(seed)
     means = values.mean(axis=0)
-    within = np.sqrt(np.square(errors).mean(axis=0))
-    drawn = means + within * rng.standard_normal((draws, width))
+    degrees = np.broadcast_to(np.asarray(freedom, dtype=np.float64), errors.shape)
+    parts = [within(zip(*cell, strict=True)) for cell in zip(errors.T, degrees.T, strict=True)]
+    drawn = means + np.sqrt([part for part, _ in parts]) * rng.standard_normal((draws, width))
+    for place, (_, few) in enumerate(parts):
+        if few < MANY:
+            drawn[:, place] = means[place] + (drawn[:, place] - means[place]) * np.sqrt(few / rng.chisquare(few, draws))
     if count > 1:
         scale = np.sqrt((count - 1) / rng.chisquare(count - 1, (draws, 1)))
         drawn += scale * rng.standard_normal((draws, count)) @ (values - means) / math.sqrt(count * (count - 1))

@@ -9,9 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
-import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,63 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import platformdirs
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from .disk import WriteError, cache_folder, sweep, write_atomically, writing
 from .errors import UserError
 from .identity import canonical, key_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LAYOUT = "v1"  # of the cache folder
+__all__ = ["Artefact", "ResultFolder", "Store", "WriteError", "write_atomically"]
+
 DAY = 86_400.0  # seconds
-
-
-class WriteError(UserError):
-    """The disk refused: it is full, read-only or not ours. The run stops; what was written before is whole."""
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(
-            f"cannot write {path}: {error.strerror or error}. Free the disk or choose another folder (--out, FMBENCH_CACHE)."
-        ) from None
-
-
-def write_atomically(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Puts `content` at `path`, whole or not at all; `durable` waits until the disk has it."""
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
-
-
-def sweep(folder: Path, older_than: float = 0.0) -> None:
-    """Removes what killed processes left beside the files of a folder: temporaries of `write_atomically`.
-
-    Args:
-        older_than: seconds; where others may be writing, only what no living write can still need.
-    """
-    for path in folder.glob(".*.????????"):
-        with contextlib.suppress(OSError):  # somebody else's sweep was faster
-            if path.is_file() and time.time() - path.stat().st_mtime >= older_than:
-                path.unlink()
 
 
 @dataclass(frozen=True)
@@ -90,7 +43,7 @@ class Store:
     """The cache: artefacts by key, in FMBENCH_CACHE or the platform's cache folder."""
 
     def __init__(self, root: Path | str | None = None):
-        self.root = Path(root or os.environ.get("FMBENCH_CACHE") or platformdirs.user_cache_dir("fmbench")) / LAYOUT
+        self.root = cache_folder(root)
 
     def _file(self, key: str, suffix: str) -> Path:
         stage, _, digest = key.rpartition("-")
@@ -168,7 +121,7 @@ class Store:
         with contextlib.ExitStack() as held:
             for key in sorted(keys):  # one order for all, so that no two processes wait for each other
                 path = self._file(key, ".lock")
-                with _writing(path):
+                with writing(path):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     held.enter_context(FileLock(path))
             yield
@@ -184,7 +137,7 @@ class ResultFolder:
     def locked(self) -> Iterator[None]:
         """Held during a run. A second process on the same folder is refused."""
         path = self.directory / ".lock"
-        with _writing(path):
+        with writing(path):
             self.directory.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path)
             try:

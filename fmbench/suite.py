@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import typing
 from collections.abc import Sequence
 from pathlib import Path as FilePath
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from .errors import UserError, unknown
 from .schema import Suite
+from .wording import worded
 
 __all__ = ["SHIPPED", "Suite", "find", "load", "override_value", "parse", "shipped"]
 
@@ -76,7 +76,7 @@ def parse(raw: dict[str, Any], overrides: Sequence[str] = (), *, where: str = "s
     try:
         return Suite.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{where}: {_describe(error)}") from None
+        raise UserError(f"{where}: {worded(error, _keys_at)}") from None
 
 
 def _read(path: FilePath) -> dict[str, Any]:
@@ -103,11 +103,16 @@ def override_value(raw: dict[str, Any], override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set '{override}': write key=value, such as flow.seed=[0,1]")
-    try:
-        value = yaml.load(text, Loader=_StrictLoader)
-    except BROKEN_YAML as error:
-        raise UserError(f"--set '{override}': the value is no valid YAML: {' '.join(str(error).split())}") from None
+    value = value_of(text, f"--set '{override}'")
     return typing.cast(dict[str, Any], _put(raw, key.strip().split("."), value, key.strip()))
+
+
+def value_of(text: str, option: str) -> Any:
+    """What a user wrote behind an option, as YAML: a number, a name, a list, a mapping."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except BROKEN_YAML as error:
+        raise UserError(f"{option}: the value is no valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _put(node: Any, keys: list[str], value: Any, whole: str) -> Any:
@@ -129,31 +134,10 @@ def _put(node: Any, keys: list[str], value: Any, whole: str) -> Any:
     return {**node, head: _put(node.get(head), rest, value, whole)}
 
 
-def _describe(error: ValidationError) -> str:
-    lines = []
-    for item in error.errors(include_url=False):
-        place = [str(part) for part in item["loc"]]
-        path = ".".join(place)
-        if item["type"] == "extra_forbidden":
-            valid = _keys_at(place[:-1])
-            nearest = difflib.get_close_matches(place[-1], valid, n=1, cutoff=0.5)
-            guess = f" Did you mean '{nearest[0]}'?" if nearest else ""
-            lines.append(f"unknown key '{path}'.{guess} Valid: {', '.join(valid)}.")
-        elif item["type"] == "missing":
-            lines.append(f"key '{path}' is missing")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            shown = repr(item["input"])
-            lines.append(
-                f"{path} = {shown}: {message}" if path and len(shown) < 80 else f"{path or 'the suite'}: {message}"
-            )
-    return "; ".join(lines)
-
-
-def _keys_at(place: Sequence[str]) -> list[str]:
+def _keys_at(place: Sequence[str | int]) -> list[str]:
     node: Any = Suite
     for part in place:
-        if part.isdigit():
+        if isinstance(part, int):
             continue
         field = node.model_fields.get(part) if isinstance(node, type) and issubclass(node, BaseModel) else None
         if field is None:

@@ -17,6 +17,7 @@ COLUMNS: dict[str, str] = {
         ["suite", "method", "data", "source", "path", "coupling", "prediction", "times", "model"], "string"
     ),
     **dict.fromkeys(["reflow", "distilled"], "Int64"),
+    "trained_on": "string",  # the coupling; of a reflow round or a student, whose pairs
     "guidance": "float64",
     **dict.fromkeys(["seed", "sample_seed"], "Int64"),
     **dict.fromkeys(["solver", "grid"], "string"),
@@ -32,8 +33,14 @@ COLUMNS: dict[str, str] = {
     **dict.fromkeys(["device", "key"], "string"),
     **dict.fromkeys(["accepted", "rejected", "startup", "vjp"], "float64"),
     "batch": "Int64",
+    **dict.fromkeys(["freedom", "probe_stderr"], "float64"),
+    "protocol": "string",
 }
-"""The contract: every column of `results.parquet`, in order, with its dtype. A missing float is NaN, all else NA."""
+"""The contract: every column of `results.parquet`, in order, with its dtype. A missing float is NaN, all else NA.
+
+`freedom`: degrees of freedom of `stderr`; missing, infinitely many. `probe_stderr`: the part of `stderr` that random
+probes leave; missing where there are none.
+"""
 
 TASK = ("suite", "data", "source")
 FLOW = ("method", "path", "coupling", "prediction", "times", "model", "reflow", "distilled", "guidance")
@@ -44,6 +51,7 @@ IDENTITY = (*TASK, *FLOW, *SAMPLER, "metric", *DESCRIPTION)
 
 REFERENCE = "reference"  # `solver` of a metric of the flow itself
 FLOOR = "data"  # `model` of real data measured against real data
+GIVEN = "given"  # `solver` of samples that were made elsewhere
 TRUTH = "truth"  # `model` of an exact value, beside what an oracle's flow was measured to have
 
 
@@ -118,6 +126,12 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {str(key): value for key, value in row.items()} for row in plain.where(plain.notna(), None).to_dict("records")
     ]
+
+
+def freedom_of(row: Mapping[str, Any]) -> float:
+    """Degrees of freedom of a row's standard error; infinitely many where it does not say."""
+    freedom = row.get("freedom")
+    return math.inf if freedom is None else float(freedom)
 
 
 def cell_key(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from .errors import UserError, unknown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +19,29 @@ if TYPE_CHECKING:
     from .results import Results
 
 WIDTH = 100
+
+
+def carry_out(work: Callable[[Bars | None], Results], quiet: bool) -> None:
+    """Does a run with bars, prints what it found, and ends with exit code 1 where cells failed."""
+    import typer
+
+    console = new_console()
+    bars = Bars(console) if not quiet else None
+    try:
+        results = work(bars)
+    except KeyboardInterrupt:
+        new_console(stderr=True).print("Interrupted. Run the same command again to go on from here.")
+        raise typer.Exit(130) from None
+    finally:
+        if bars is not None:
+            bars.stop()
+    if not quiet:
+        print_results(console, results)
+        assert results.directory is not None
+        print_claims(console, results.directory)
+    if results.table["status"].isin(["failed", "diverged", "timeout"]).any():
+        print_failures(new_console(stderr=True), results)
+        raise typer.Exit(1)
 
 
 class Bars:
@@ -68,6 +93,32 @@ class Bars:
             self.progress.stop()
 
 
+SUFFIXES = {"html": ("html", "htm"), "md": ("md", "markdown"), "latex": ("tex",), "csv": ("csv",), "png": ("png",),
+            "svg": ("svg",), "pdf": ("pdf",)}  # fmt: skip
+"""A report's formats, and what their files are called."""
+
+
+def format_of(format: str | None, out: Path | None) -> str:
+    """The report's format: the one asked for, else the one that the file's name tells, else a page.
+
+    Raises:
+        UserError: there is no such format, or the file is called otherwise.
+    """
+    if format is not None and format not in SUFFIXES:
+        raise unknown("format", format, SUFFIXES)
+    suffix = "" if out is None else out.suffix.removeprefix(".").lower()
+    if not suffix:
+        return format or "html"
+    told = next((name for name, suffixes in SUFFIXES.items() if suffix in suffixes), None)
+    if told is None:
+        if format is None:
+            raise unknown("suffix of --out", suffix, [s for names in SUFFIXES.values() for s in names])
+        return format
+    if format not in (None, told):
+        raise UserError(f"--format {format} and --out {out} disagree: that file would be taken for {told}")
+    return told
+
+
 def print_results(console: Console, results: Results) -> None:
     from .report.tables import tasks, terminal_pivot, truth_grid
 
@@ -82,8 +133,17 @@ def print_results(console: Console, results: Results) -> None:
         ", ".join(f"{count} {status}" for status, count in counts.items()) + f" of {len(results.table)} values"
     )
     assert results.directory is not None
+    print_skipped(console, results)
     console.print(f"table   {results.directory / 'results.csv'}", soft_wrap=True, markup=False)
     console.print(f"report  {results.directory / 'report.html'}", soft_wrap=True, markup=False)
+
+
+def print_skipped(console: Console, results: Results) -> None:
+    """How many values were not measured, and why, the commonest reason first."""
+    skipped = results.table[results.table["status"] == "skipped"]
+    for reason, group in sorted(skipped.groupby("reason", dropna=False), key=lambda pair: -len(pair[1])):
+        metrics = ", ".join(dict.fromkeys(group["metric"].dropna()))
+        console.print(f"  skipped {len(group)} × {metrics}: {reason}", highlight=False, markup=False)
 
 
 def print_claims(console: Console, directory: Path) -> None:
@@ -153,6 +213,7 @@ def print_outline(outline: Any) -> None:
         "floor": "floors",
         "pairing": "values of couplings",
         "truth": "exact values",
+        "given": "values of given samples",
     }
     for stage, there in stages.items():
         table.add_row(names[stage], str(len(there)), str(sum(there)), str(len(there) - sum(there)))

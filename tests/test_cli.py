@@ -17,7 +17,7 @@ from fmbench.suite import shipped
 Fmbench = Callable[..., Any]
 TinyFile = Callable[..., Path]
 
-COMMANDS = ("run", "list", "show", "report", "compare", "claims", "doctor")
+COMMANDS = ("run", "evaluate", "list", "show", "report", "compare", "claims", "doctor")
 
 
 @pytest.fixture
@@ -246,6 +246,29 @@ def test_published_lists_values_with_evidence_and_protocol(fmbench: Fmbench) -> 
     assert {"publication", "evidence", "protocol"} <= set(table)
 
 
+def test_published_names_in_any_case(fmbench: Fmbench) -> None:
+    said = [fmbench("published", "--dataset", name, "--format", "csv").out for name in ("cifar10", "CIFAR10")]
+    assert said[0] == said[1]
+    assert len(said[0].splitlines()) > 5
+
+
+def test_what_was_skipped_is_told_with_its_reason(
+    fmbench: Fmbench, tiny_file: TinyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fmbench.errors import Skip
+    from fmbench.metrics.cost import PeakMemory
+
+    def measure(self: Any, evidence: Any) -> Any:
+        raise Skip("this machine does not tell")
+
+    monkeypatch.setattr(PeakMemory, "measure", measure)
+    answer = fmbench("run", tiny_file(metrics=["nfe", "peak_memory_mb"], flow__seed=0), "--workers", 1)
+    assert answer.code == 0
+    assert "3 ok, 3 skipped of 6 values skipped 3 × peak_memory_mb: this machine does not tell" in " ".join(
+        answer.out.split()
+    )
+
+
 # ---- reports ----
 
 
@@ -258,7 +281,8 @@ def test_reports(fmbench: Fmbench, done: Path, tmp_path: Path) -> None:
     both = fmbench("report", done, done, "--out", "both.html")
     assert both.code == 0
     assert "<html" in (tmp_path / "both.html").read_text().lower()
-    assert fmbench("report", done, "--format", "md", "--out", "t.md").out.strip() == "t.md"
+    assert fmbench("report", done, "--out", "t.md").out.strip() == "t.md"
+    assert "| --- |" in (tmp_path / "t.md").read_text()
 
 
 def test_compare(fmbench: Fmbench, done: Path, tiny_file: TinyFile) -> None:
@@ -290,7 +314,10 @@ MISTAKES: list[tuple[list[Any], list[str]]] = [
     (["run", "tiny.yaml", "--plugin", "none.py"], ["--plugin none.py", "no such Python file"]),
     (["run", "tiny.yaml", "--plugin", "raising.py"], ["--plugin raising.py", "ZeroDivisionError"]),
     (["run", "tiny.yaml", "--plugin", "twice.py"], ["'rectified' is registered twice"]),
-    (["run", "tiny.yaml", "--out", "a_file", "--workers", 1], ["cannot write", "a_file"]),
+    (
+        ["run", "tiny.yaml", "--out", "a_file", "--workers", 1],
+        ["cannot write", "a_file", "A file stands where a folder should"],
+    ),
     (["run", "tiny.yaml", "--out", "a_file/below", "--workers", 1], ["cannot write", "a_file/below"]),
     (["run", "tiny.yaml", "--out", "/proc/nowhere", "--workers", 1], ["cannot write /proc/nowhere"]),
     (["run", "tiny.yaml", "--dry-run", "--set", "data=moon"], ["'moons'"]),
@@ -311,13 +338,48 @@ MISTAKES: list[tuple[list[Any], list[str]]] = [
     (["published", "--dataset", "cifar"], ["unknown published data set 'cifar'", "'cifar10'"]),
     (["published", "--metric", "fidd"], ["'fidd'", "'fid'"]),
     (["published", "--format", "xlsx"], ["'xlsx'", "csv"]),
+    (
+        ["published", "--dataset", "moons", "--metric", "fid"],
+        ["nothing is published of data set 'moons' with metric 'fid'", "There is:"],
+    ),
+    (["report", "damaged", "--out", "x.doc"], ["unknown suffix of --out 'doc'", "html"]),
+    (["report", "damaged", "--out", "x.md", "--format", "html"], ["--format html and --out x.md disagree"]),
+    (["run", "tiny.yaml", "--dry-run", "--workers", "0"], ["--workers 0"]),
+    (["run", "tiny.yaml", "--dry-run", "--device", "gpu"], ["--device gpu", "cuda"]),
+    (["run", "tiny.yaml", "--ray", "auto"], ["--ray needs Ray", "pip install 'flow-matching-bench[ray]'"]),
+    (["run", "tiny.yaml", "--plugin", "nameless.py"], ["Mine has no name", "name ="]),
+    (
+        ["run", "tiny.yaml", "--plugin", "wrong.py", "--set", "flow.path=wrong", "--dry-run"],
+        ["path 'wrong'", "derivatives", "d_alpha"],
+    ),
+    (
+        ["run", "tiny.yaml", "--set", "metrics=[{name: nll, n: 1000000000}]"],
+        ["metric 'nll' asks for n = 1,000,000,000", "at most"],
+    ),
+    (["run", "tiny.yaml", "--set", "sample.n=1000000000"], ["sample.n", "10000000"]),
+    (["run", "tiny.yaml", "--set", "train.samples=8"], ["batch = 64 is larger than samples = 8"]),
+    (
+        ["run", "tiny.yaml", "--set", "sample.solvers=[{name: euler, nef: 4}]"],
+        ["solver 'euler': unknown key 'nef'", "'nfe'", "steps"],
+    ),
+    (["run", "tiny.yaml", "--set", "pairs.init=previus"], ["pairs.init = 'previus'", "'previous'"]),
 ]
 
 
 @pytest.mark.parametrize(("words", "said"), MISTAKES, ids=lambda value: " ".join(map(str, value))[:40])
 def test_mistakes_are_one_message_and_exit_2(
-    fmbench: Fmbench, tiny_file: TinyFile, tmp_path: Path, cache: Path, words: list[Any], said: list[str]
+    fmbench: Fmbench,
+    tiny_file: TinyFile,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[Any],
+    said: list[str],
 ) -> None:
+    from fmbench.flow import PATHS
+
+    for known in ("_where", "_loaded"):  # what these plug-ins register is of this test alone
+        monkeypatch.setattr(PATHS, known, dict(getattr(PATHS, known)))
     tiny_file()
     (tmp_path / "empty.yaml").touch()
     (tmp_path / "binary.yaml").write_bytes(bytes(range(256)))
@@ -326,6 +388,14 @@ def test_mistakes_are_one_message_and_exit_2(
     (tmp_path / "twice.py").write_text(
         "from fmbench.flow import PATHS\nfrom fmbench.flow.paths import VE\n\n"
         "@PATHS.register\nclass Mine(VE):\n    name = 'rectified'\n"
+    )
+    (tmp_path / "nameless.py").write_text(
+        "from fmbench.flow import PATHS\nfrom fmbench.flow.paths import Path\n\n"
+        "@PATHS.register\nclass Mine(Path):\n    pass\n"
+    )
+    (tmp_path / "wrong.py").write_text(
+        "import torch\nfrom fmbench.flow.user_paths import path_from\n"
+        "path_from('wrong', lambda t: t**2, lambda t: 1 - t, d_alpha=lambda t: t)\n"
     )
     (tmp_path / "a_file").touch()
     (tmp_path / "damaged").mkdir()

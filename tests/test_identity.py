@@ -22,7 +22,7 @@ from fmbench.models import MODELS
 from fmbench.registry import Component
 from fmbench.solvers import GRIDS, SOLVERS
 from fmbench.stages.flow import FlowSpec, PairsSpec, TrainSettings
-from fmbench.stages.measure import FloorSpec, MeasureSpec, PairingSpec, TruthSpec
+from fmbench.stages.measure import FloorSpec, GivenSpec, MeasureSpec, PairingSpec, TruthSpec
 from fmbench.stages.sample import ReferenceSpec, SampleSpec
 
 
@@ -58,6 +58,9 @@ EXAMPLES: dict[str, Spec] = {
         pairs=None,
         metric=METRICS.build("transport_cost"),
         sample_seed=0,
+    ),
+    "given": GivenSpec(
+        data=DATA.build("moons"), model=MODELS.build("samples"), metric=METRICS.build("w2"), n=100, sample_seed=0
     ),
     "truth": TruthSpec(flow=flow(), metric=METRICS.build("transport_cost")),
 }
@@ -143,7 +146,9 @@ OTHER: dict[str, Any] = {
     "flow": flow(seed=5), "n": 77, "batch": 33, "sample_seed": 9, "solver": SOLVERS.build("rk4"), "steps": 3,
     "tolerance": 0.5, "max_steps": 64, "metric": METRICS.build("sliced_w2"), "grid": None, "prediction": None,
     "cell": SAMPLE.model_copy(update={"sample_seed": 9}), "reference": REFERENCE.model_copy(update={"n": 101}),
+    "precision": "tf32", "compile": True, "keep": False,
     "distilled": 3, "init": "previous", "inverted": 0.5, "teacher": REFERENCE.model_copy(update={"n": 55}),
+    "guidance": 2.0,
 }  # fmt: skip
 
 
@@ -158,14 +163,15 @@ def test_every_shaping_field_changes_the_key_and_no_silent_one_does(name: str) -
 
 
 @pytest.mark.parametrize("field", TrainSettings.model_fields)
-def test_every_training_setting_changes_the_key(field: str) -> None:
+def test_every_training_setting_changes_the_key_but_silent_ones(field: str) -> None:
     others = {"schedule": "cosine", "precision": "bfloat16", "clip": None, "loss": "pseudo-huber", "weight": "velocity"}
-    assert flow(train=TrainSettings(**{field: others.get(field, 7)})).key != flow().key
+    changed = flow(train=TrainSettings(**{field: others.get(field, True if field == "compile" else 7)}))
+    assert (changed.key != flow().key) == (field not in TrainSettings.silent)
 
 
 def test_a_setting_added_later_is_left_out_where_it_changes_nothing() -> None:
     """At the value that computes what was computed before; its parameters, version and other values enter the key."""
-    assert set(TrainSettings.unchanged) == {"loss", "weight"}
+    assert set(TrainSettings.unchanged) == {"loss", "weight", "ema_ramp"}
     plain = TrainSettings().identity()
     assert not TrainSettings.unchanged.keys() & plain.keys()
     assert TrainSettings(loss="mse", weight={"name": "uniform"}).identity() == plain

@@ -46,14 +46,19 @@ def test_what_cells_share_is_planned_once(tiny: Tiny) -> None:
 
 
 def test_seeds_of_a_small_model_train_in_one_job(tiny: Tiny) -> None:
-    def stacks(**changes: Any) -> list[list[int]]:
-        work = missing(planned(tiny(flow__seed=[0, 1, 2], **changes)), Store())
+    def stacks(workers: int = 1, **changes: Any) -> list[list[int]]:
+        work = missing(planned(tiny(flow__seed=[0, 1, 2], **changes)), Store(), workers)
         return [[flow.seed for flow in job.flows] for job in work.jobs if isinstance(job, TrainJob)]
 
     assert stacks() == [[0, 1, 2]]
     assert stacks(flow__model={"name": "mlp", "width": 256}) == [[0], [1], [2]]
     assert stacks(flow__reflow=1) == [[0, 1, 2], [0, 1, 2]]
     assert sorted(map(len, stacks(flow__path=["rectified", "fm-ot"]))) == [3, 3]
+    # No worker is left idle, and rounds, which wait for each other, do not count as work for it.
+    assert stacks(workers=2) == [[0, 1], [2]]
+    assert stacks(workers=2, flow__reflow=1) == [[0, 1], [0, 1], [2], [2]]
+    assert sorted(map(len, stacks(workers=2, flow__path=["rectified", "fm-ot"]))) == [3, 3]
+    assert stacks(workers=8) == [[0], [1], [2]]
 
 
 def test_a_student_learns_its_own_round_s_pairs_and_is_solved_in_its_own_steps(tiny: Tiny) -> None:
@@ -88,6 +93,26 @@ def test_what_pairs_say_of_the_rounds_reaches_them_and_not_the_first(tiny: Tiny)
         assert flow.pairs is not None
         assert (flow.pairs.steps, flow.pairs.inverted, flow.pairs.solver.name) == (20, 0.25, "rk4")
     assert third.teacher == second
+
+
+def test_every_row_says_what_its_flow_was_trained_on(tiny: Tiny) -> None:
+    """Also those of the training coupling itself; real data and exact flows were trained on nothing."""
+    changes = {
+        "flow__reflow": [0, 1, 2],
+        "flow__distilled": [0, 1],
+        "metrics": ["w2", "transport_cost", "train_coupling_cost"],
+    }
+    plan = planned(tiny(flow__coupling=["independent", "minibatch-ot"], pairs={"inverted": 0.25}, **changes))
+    said = {(c.columns.get("coupling"), c.columns.get("reflow"), c.columns.get("distilled"), c.columns.get("trained_on"))
+            for c in plan.cells}  # fmt: skip
+    drawn = [f"pairs of round {k}, 25% inverted data" for k in (0, 1, 2)]
+    expected = {(None, None, None, None)}
+    for coupling in ("independent", "minibatch-ot"):
+        expected |= {(coupling, k, 0, drawn[k - 1] if k else coupling) for k in (0, 1, 2)}
+        expected |= {(coupling, k, 1, drawn[k]) for k in (0, 1, 2)}
+    assert said == expected
+    mixture = {"name": "gaussian-mixture", "means": [[0, 0], [1, 1]], "stds": 0.5}
+    assert axis(planned(tiny(flow__model="oracle", data=mixture)), "trained_on") == {None}
 
 
 def test_pairs_are_drawn_at_one_budget_that_is_said(tiny: Tiny) -> None:

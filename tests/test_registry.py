@@ -85,7 +85,7 @@ def test_spelling_of_numbers_does_not_matter() -> None:
         ("aple", "unknown fruit 'aple'. Did you mean 'apple'? Valid: apple. See `fmbench list fruits`."),
         ("xyz", "unknown fruit 'xyz'. Valid: apple."),
         ({"name": "apple", "wieght": 2}, "fruit 'apple': unknown key 'wieght'. Did you mean 'weight'?"),
-        ({"name": "apple", "weight": -1}, "fruit 'apple': weight = -1: Input should be greater than 0"),
+        ({"name": "apple", "weight": -1}, "fruit 'apple': weight = -1: must be greater than 0"),
         ({"name": "apple", "weight": float("nan")}, "weight = nan"),
         ({"weight": 2}, "is no fruit: write a name or a mapping with a name. Valid: apple."),
         (3, "3 is no fruit"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmbench.randomness import generator
-from fmbench.statistics import Estimate, bootstrap, combine, holm, interval, mean, paired, ratio, redrawn, root
+from fmbench.statistics import (
+    Estimate,
+    added,
+    bootstrap,
+    combine,
+    holm,
+    interval,
+    mean,
+    paired,
+    ratio,
+    redrawn,
+    root,
+    satterthwaite,
+    within,
+)
 
 REPLICATIONS = 2000
+BINOMIAL_2000 = 3 * math.sqrt(0.95 * 0.05 / REPLICATIONS)
 COVERAGE = pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / REPLICATIONS) + 0.01)  # binomial error + non-normality
 
 
@@ -22,7 +38,7 @@ def covered(estimates: list[Estimate], truth: float) -> float:
 
 
 def test_mean_and_its_error() -> None:
-    assert mean(torch.tensor([1.0, 2.0, 3.0, 6.0])) == Estimate(3.0, math.sqrt(14 / 3 / 4), 4)
+    assert mean(torch.tensor([1.0, 2.0, 3.0, 6.0])) == Estimate(3.0, math.sqrt(14 / 3 / 4), 4, freedom=3)
     assert mean(torch.tensor([1.0])) == Estimate(1.0, math.inf, 1)
 
 
@@ -38,7 +54,7 @@ def test_intervals_cover() -> None:
 
 def test_ratio_of_proportional_samples_is_certain() -> None:
     x = torch.arange(1.0, 9.0)
-    assert ratio(3 * x, x) == Estimate(3.0, 0.0, 8)
+    assert ratio(3 * x, x) == Estimate(3.0, 0.0, 8, freedom=7)
     assert math.isnan(ratio(x, torch.zeros(8)).value)
     assert ratio(x, torch.zeros(8)).stderr == math.inf
 
@@ -81,9 +97,58 @@ def test_combine_at_the_edges() -> None:
     assert combine([one]) == one
     assert combine([one, Estimate(4.0, 0.5, 10)]) == Estimate(3.0, math.sqrt(2 / 2 + 0.25), 20, freedom=1.25**2)
     assert combine([one, Estimate(2.0, math.inf, 1)]).stderr == math.inf
+    few = Estimate(2.0, 0.5, 10, freedom=3)
+    assert combine([few]) == few
+    assert combine([few, few]).freedom == pytest.approx(3)  # on the same samples: two seeds make the error no surer
+    assert combine([few, Estimate(4.0, 0.5, 10, freedom=3)]).freedom == pytest.approx(1.25**2 / (1 + 0.25**2 / 3))
     assert math.isnan(combine([one, Estimate(math.nan, math.inf, 1)]).value)
     with pytest.raises(ValueError, match="no estimates"):
         combine([])
+
+
+def test_a_mean_of_few_units_covers_and_a_normal_interval_does_not() -> None:
+    """Three timings, four minibatches: 1.96 standard errors hold the truth 81 and 85 times in a hundred."""
+    for count, held in ((3, 0.81), (4, 0.85)):
+        x = torch.randn(REPLICATIONS, count, dtype=torch.float64, generator=generator("few units"))
+        found = [mean(row) for row in x]
+        assert covered(found, 0.0) == pytest.approx(0.95, abs=BINOMIAL_2000)
+        assert covered([replace(e, freedom=math.inf) for e in found], 0.0) == pytest.approx(held, abs=0.035)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("seeds", "n", "spread"), [(3, 4, 0.0), (3, 4, 0.5), (3, 3, 2.0), (5, 4, 0.3), (2, 8, 0.2)])
+def test_nested_seeds_and_few_units_cover(seeds: int, n: int, spread: float, shared: bool) -> None:
+    """K seeds, each a mean of n units: common to the seeds (minibatches) or each seed's own (timings)."""
+    rng = generator("nested", seeds, n)
+    effect = spread * torch.randn(REPLICATIONS, seeds, 1, dtype=torch.float64, generator=rng)
+    units = torch.randn(REPLICATIONS, 1 if shared else seeds, n, dtype=torch.float64, generator=rng)
+    found = [combine([mean(row) for row in study]) for study in effect + units.expand(-1, seeds, -1)]
+    assert covered(found, 0.0) >= 0.95 - BINOMIAL_2000
+    if shared and spread < 1:
+        assert covered([replace(e, freedom=math.inf) for e in found], 0.0) < 0.92
+
+
+def test_a_sum_of_two_means_of_few_units_covers() -> None:
+    """Welch's problem: unequal spreads, three units against six."""
+    rng = generator("welch")
+    a = 2 * torch.randn(REPLICATIONS, 3, dtype=torch.float64, generator=rng)
+    b = torch.randn(REPLICATIONS, 6, dtype=torch.float64, generator=rng)
+    found = [added(mean(x), (-1.5, mean(y))) for x, y in zip(a, b, strict=True)]
+    assert covered(found, 0.0) == pytest.approx(0.95, abs=BINOMIAL_2000 + 0.01)
+    assert covered([replace(e, freedom=math.inf) for e in found], 0.0) < 0.88
+
+
+def test_degrees_of_freedom_by_hand() -> None:
+    assert satterthwaite([(2.0, 3.0), (1.0, math.inf)]) == pytest.approx(9 / (4 / 3))
+    assert satterthwaite([(2.0, math.inf)]) == satterthwaite([(0.0, 3.0)]) == satterthwaite([]) == math.inf
+    assert within([(1.0, 4.0), (2.0, 9.0)]) == pytest.approx((2.5, (5 / (1 / 2 + 4 / 3)) ** 2))
+    assert within([(math.inf, 3.0), (1.0, 3.0)]) == (math.inf, math.inf)
+
+
+def test_the_probes_part_is_averaged_as_the_samples_is() -> None:
+    parts = [Estimate(1.0, 1.0, 9, 8, probe_stderr=x) for x in (0.3, 0.4)]
+    assert combine(parts).probe_stderr == pytest.approx(math.sqrt(0.125))
+    assert combine([parts[0], Estimate(1.0, 1.0, 9)]).probe_stderr is None
 
 
 # ---- resampling ----
@@ -182,6 +247,8 @@ def test_redrawn_means_have_the_moments_of_combine() -> None:
     assert np.cov(drawn.T)[0, 1] == pytest.approx(math.sqrt(between[0] * between[1]) * 8 / 6, rel=0.1)
     alone = redrawn(values[:1], errors[:1], seed=0, draws=40_000)
     assert alone.std(0) == pytest.approx([0.3] * 3, rel=0.02)
+    few = redrawn(values[:1], errors[:1], [[math.inf, 6.0, 6.0]], seed=0, draws=40_000)
+    assert few.std(0) == pytest.approx([0.3, *[0.3 * math.sqrt(6 / 4)] * 2], rel=0.04)
 
 
 def test_holm_by_hand() -> None:

@@ -117,7 +117,7 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("flow.seed=[-1]", ["flow.seed.0 = -1", "0"]),
     ("flow.seed=100000000000000000000", ["flow.seed.0", "less than"]),
     ("flow.prediction=velocty", ["flow.prediction", "'velocty'", "'velocity'"]),
-    ("flow.prediction=[velocity, noise]", ["flow.prediction.1 = 'noise'", "'epsilon'", "'score'"]),
+    ("flow.prediction=[velocity, noise]", ["flow.prediction.1 = 'noise'", "epsilon", "score"]),
     ("flow.times=unifrom", ["flow.times", "'uniform'"]),
     ("flow.times={name: mode, s: 9}", ["flow.times", "s = 9", "1.75"]),
     ("flow.model={name: mlp, widht: 3}", ["flow.model", "'widht'", "'width'"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -29,8 +29,13 @@ class Data(Component):
         """Shape of one sample."""
         raise NotImplementedError
 
+    @property
+    def classes(self) -> int | None:
+        """How many labels there are, 0 … classes − 1; None where samples have none."""
+        return None
+
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """n independent training samples `(n, *shape)` and their labels `(n,)`, or None where there are none."""
+        """n independent training samples `(n, *shape)` and their labels `(n,)` int64, or None where there are none."""
         raise NotImplementedError
 
     def size(self, split: Split) -> int | None:
@@ -47,6 +52,28 @@ class Data(Component):
             raise UserError(f"data set '{self.name}' is endless: say how many samples (n) to take")
         return stream(lambda count, rng: self.draw(count, rng)[0], 0, n, "data", split, seed)
 
+    def take_labels(self, split: Split, n: int | None, seed: int = 0) -> Tensor:
+        """The labels `(n,)` of the samples that `take` gives."""
+        if n is None:
+            raise UserError(f"data set '{self.name}' is endless: say how many labels (n) to take")
+        return stream(lambda count, rng: labels_of(self, count, rng), 0, n, "data", split, seed)
+
+    def draw_on(self, device: str, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """What `draw` gives, on a device."""
+        x, label = self.draw(n, rng)
+        return x.to(device, non_blocking=True), None if label is None else label.to(device, non_blocking=True)
+
+    def prepare(self) -> None:
+        """Makes the data ready before anything is planned or computed: where they are files, finds or downloads them.
+
+        Raises:
+            UserError: they are not to be had.
+        """
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the data came from and what they are, for the manifest; empty where the name and parameters say it all."""
+        return {}
+
     def log_density(self, x: Tensor) -> Tensor | None:
         """log p1(x) in nats `(n,)`, float64, where the law is known; else None."""
         return None
@@ -61,29 +88,90 @@ class Data(Component):
         return x.mean().item(), x.flatten(1).var(0).mean().sqrt().item()
 
 
+def labels_of(data: Data, n: int, rng: torch.Generator) -> Tensor:
+    """The labels `(n,)` of n training samples: a draw from the data's own law of labels.
+
+    Raises:
+        UserError: the data have none.
+    """
+    label = data.draw(n, rng)[1]
+    if label is None:
+        raise UserError(f"data set '{data.name}' has no labels")
+    return label
+
+
 class FiniteData(Data):
-    """A collection in memory, with a training and a held-out split."""
+    """A collection with a training and a held-out split. Implement `arrays`.
+
+    What is stored may be smaller than the samples: `samples` turns the few that are asked for into them.
+    """
 
     def arrays(self, split: Split) -> tuple[Tensor, Tensor | None]:
-        """All samples `(N, *shape)` of a split and their labels `(N,)` or None."""
+        """All samples of a split as they are stored `(N, *shape)`, and their labels `(N,)` int64 or None."""
         raise NotImplementedError
+
+    def samples(self, stored: Tensor) -> Tensor:
+        """Stored samples as float32 ones."""
+        return stored
+
+    def augmented(self, stored: Tensor, rng: torch.Generator) -> Tensor:
+        """Training samples as they are drawn: changed at random, from the CPU's generator, on their own device."""
+        return stored
 
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.arrays("train")[0].shape[1:])
 
+    @property
+    def classes(self) -> int | None:
+        label = self.arrays("train")[1]
+        return None if label is None else int(label.max()) + 1
+
     def size(self, split: Split) -> int | None:
         return len(self.arrays(split)[0])
 
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        x, label = self.arrays("train")
-        index = torch.randint(len(x), (n,), generator=rng)
-        return x[index], None if label is None else label[index]
+        return self.draw_on("cpu", n, rng)
+
+    def draw_on(self, device: str, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """The same numbers on every device; on a GPU the whole training split lives there, where it leaves room."""
+        stored, label = self.arrays("train")
+        index = torch.randint(len(stored), (n,), generator=rng)
+        if device != "cpu":
+            stored = resident(stored, device)
+        x = self.samples(self.augmented(stored[index.to(stored.device)].to(device), rng))
+        return x, None if label is None else label[index].to(device)
 
     def take(self, split: Split, n: int | None, seed: int = 0) -> Tensor:
-        x, _ = self.arrays(split)
-        if n is None:
-            return x
-        if n > len(x):
-            raise UserError(f"data set '{self.name}' holds {len(x)} {split} samples, {n} were asked for")
-        return x[torch.randperm(len(x), generator=generator("data", split, seed))[:n]]
+        stored, _ = self.arrays(split)
+        return self.samples(stored if n is None else stored[self._chosen(split, n, seed)])
+
+    def take_labels(self, split: Split, n: int | None, seed: int = 0) -> Tensor:
+        label = self.arrays(split)[1]
+        if label is None:
+            raise UserError(f"data set '{self.name}' has no labels")
+        return label if n is None else label[self._chosen(split, n, seed)]
+
+    def _chosen(self, split: Split, n: int, seed: int) -> Tensor:
+        size = len(self.arrays(split)[0])
+        if n > size:
+            raise UserError(f"data set '{self.name}' holds {size} {split} samples, {n} were asked for")
+        return torch.randperm(size, generator=generator("data", split, seed))[:n]
+
+
+_Resident = dict[tuple[int, str], tuple[Tensor, Tensor]]
+
+
+def resident(stored: Tensor, device: str) -> Tensor:
+    """The tensor on a GPU, put there once in a process; where it would take more than half of what is free, as it is."""
+    key = (stored.data_ptr(), device)
+    if key not in _RESIDENT:
+        free, _ = torch.cuda.mem_get_info(device)
+        if stored.numel() * stored.element_size() > free // 2:
+            return stored
+        _RESIDENT.clear()  # one data set at a time
+        _RESIDENT[key] = (stored, stored.to(device))
+    return _RESIDENT[key][1]
+
+
+_RESIDENT: _Resident = {}

@@ -55,6 +55,10 @@ class Mixture(Data):
     def shape(self) -> tuple[int, ...]:
         return tuple(self.mixture().means.shape[1:])
 
+    @property
+    def classes(self) -> int:
+        return len(self.mixture().weights)
+
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         return self.mixture().draw(n, rng)
 
@@ -189,6 +193,10 @@ class Moons(Curve):
     scale: PositiveFloat = 3.0
     shift: float | tuple[float, float] = -1.0
 
+    @property
+    def classes(self) -> int:
+        return 2
+
     def trace(self, u: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         label = torch.randint(2, u.shape, generator=rng)
         x, y = torch.cos(math.pi * u), torch.sin(math.pi * u)
@@ -231,6 +239,10 @@ class Spirals(Curve):
     scale: PositiveFloat = 3.0
     turns: PositiveFloat = 1.5
 
+    @property
+    def classes(self) -> int:
+        return 2
+
     def trace(self, u: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         label = torch.randint(2, u.shape, generator=rng)
         radius = u.sqrt()
@@ -254,6 +266,10 @@ class Checkerboard(Data):
     @property
     def shape(self) -> tuple[int, ...]:
         return (2,)
+
+    @property
+    def classes(self) -> int:
+        return self.cells**2 // 2
 
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         column, half_row = (torch.randint(high, (n,), generator=rng) for high in (self.cells, self.cells // 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,6 +15,7 @@ from ..stages.measure import AloneSpec, MeasureSpec, PairingSpec
 from ..stages.sample import ReferenceSpec, SampleSpec
 from ..stages.train import seeds_at_once
 from ..store import Store
+from .cluster import RayWorker, devices_of_cluster
 from .jobs import AloneJob, CellJob, Job, Outcome, PairsJob, TrainJob, train_job
 from .workers import Message, ProcessWorker, ThreadWorker, Worker
 
@@ -39,8 +41,11 @@ def stored(store: Store, key: str) -> Outcome | None:
     return None if info is None else Outcome(**info)
 
 
-def missing(plan: Plan, store: Store) -> Missing:
-    """Compares a plan with the store. Failures are not stored, so a re-run tries them again."""
+def missing(plan: Plan, store: Store, workers: int = 1) -> Missing:
+    """Compares a plan with the store, and cuts what is left into jobs for so many workers.
+
+    Failures are not stored, so a re-run tries them again.
+    """
     specs = {cell.spec.key: cell.spec for cell in plan.cells}
     outcomes = {key: found for key in specs if (found := stored(store, key)) is not None}
     alone = [spec for key, spec in specs.items() if key not in outcomes and not isinstance(spec, MeasureSpec)]
@@ -62,7 +67,7 @@ def missing(plan: Plan, store: Store) -> Missing:
         if not isinstance(cell, ReferenceSpec):
             jobs.append(_cell_job(cell, group, needs=(*_flow_keys(cell.flow), reference.key)))
     solved = {spec.flow.key: spec.flow for spec in (*references.values(), *(spec.cell for spec in measures))}
-    flow_jobs, train_samples = _flow_jobs(list(solved.values()), pairings, store)
+    flow_jobs, train_samples = _flow_jobs(list(solved.values()), pairings, store, workers)
     jobs = flow_jobs + jobs
     provided = {key for job in jobs for key in job.provides}
     jobs = [replace(job, needs=tuple(key for key in job.needs if key in provided)) for job in jobs]
@@ -82,10 +87,13 @@ def _cell_job(cell: SampleSpec | ReferenceSpec, measures: Sequence[MeasureSpec],
     return CellJob((cell.key, *(m.key for m in measures)), needs, cell=cell, measures=tuple(measures))
 
 
-def _flow_jobs(flows: Sequence[FlowSpec], pairs: Sequence[PairsSpec], store: Store) -> tuple[list[Job], int]:
+def _flow_jobs(
+    flows: Sequence[FlowSpec], pairs: Sequence[PairsSpec], store: Store, workers: int
+) -> tuple[list[Job], int]:
     """Training and pair-drawing jobs for flows and pairs (and the rounds before them) that the store lacks.
 
-    Flows that differ in their seed alone share a job where their model says that this is faster.
+    Flows that differ in their seed alone share a job where their model says that this is faster, but not so many that a
+    worker is left without one.
     """
     wanted: dict[str, FlowSpec] = {}
     drawn: dict[str, PairsJob] = {}
@@ -109,13 +117,21 @@ def _flow_jobs(flows: Sequence[FlowSpec], pairs: Sequence[PairsSpec], store: Sto
     for flow in wanted.values():
         siblings = flow.model_copy(update={"seed": 0, "pairs": None}).key
         groups.setdefault(siblings, []).append(flow)
+    beside = Counter(_level(group[0]) for group in groups.values())  # groups that can train at the same time
     trainings: list[TrainJob] = []
     for group in groups.values():
-        size = seeds_at_once(group[0])
+        share = workers // beside[_level(group[0])]
+        parts = max(-(-len(group) // seeds_at_once(group[0])), min(len(group), share))
+        size = -(-len(group) // parts)
         trainings += [train_job(group[i : i + size]) for i in range(0, len(group), size)]
     # The longest first, so that no worker is left alone with one at the end: OT couplings are slow, then many seeds.
     trainings.sort(key=lambda job: (job.flows[0].coupling.name != "independent", len(job.flows)), reverse=True)
     return [*trainings, *drawn.values()], sum(flow.train.steps * flow.train.batch for flow in wanted.values())
+
+
+def _level(flow: FlowSpec) -> tuple[int, bool]:
+    """Flows of one level wait for the same rounds before them."""
+    return flow.reflow, flow.distilled > 0
 
 
 @dataclass
@@ -163,10 +179,11 @@ def execute(
     *,
     devices: Sequence[str],
     plugins: Sequence[str] = (),
+    ray: bool = False,
     on_progress: Callable[[str, int], None] = lambda what, amount: None,
     on_outcomes: Callable[[dict[str, Outcome]], None] = lambda outcomes: None,
 ) -> dict[str, Outcome]:
-    """Does the missing work, one worker for each entry of `devices` (a device may stand several times).
+    """Does the missing work, one worker for each entry of `devices` (a device may stand several times); `ray`: on a cluster.
 
     Returns:
         The outcome of every measured value, old and new, and of the stages behind them.
@@ -179,6 +196,8 @@ def execute(
     devices = devices[: max(1, len(work.jobs))]
 
     def hire(device: str) -> Worker:
+        if ray:
+            return RayWorker(messages, device, store, plugins)
         if len(devices) == 1:
             return ThreadWorker(messages, device, store)
         return ProcessWorker(messages, device, store, plugins)
@@ -224,13 +243,18 @@ def execute(
     return schedule.outcomes
 
 
-def devices_for(device: str | None, workers: int | None) -> list[str]:
+def devices_for(device: str | None, workers: int | None, ray: str | None = None) -> list[str]:
     """The device of each worker: every GPU once, or the CPU once for each core, unless told otherwise.
 
     Raises:
-        UserError: the device is not there.
+        UserError: the device or the cluster is not there.
     """
     import torch
+
+    if ray is not None:
+        if device is not None:
+            raise UserError("--device and --ray: the cluster says which devices it has. Give one of the two.")
+        return devices_of_cluster(ray, workers)
 
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: at least 1")

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from ..errors import BudgetExceeded, Diverged, Skip
+from ..errors import BudgetExceeded, Diverged, Skip, Unavailable
 from ..flow.velocity import Field, Velocity
-from ..identity import Spec
+from ..identity import Spec, key_of
 from ..metrics.base import Geometry, Resources
+from ..metrics.features.desk import Desk, at
 from ..metrics.geometry import broken_identity
-from ..stages.flow import FlowSpec, PairsSpec, velocity_field
-from ..stages.measure import AloneSpec, MeasureSpec, PairingSpec, Pairs, alone, evidence
+from ..stages.arithmetic import products
+from ..stages.flow import FlowSpec, Pairs, PairsSpec, velocity_field
+from ..stages.measure import AloneSpec, MeasureSpec, PairingSpec, alone, evidence, told
 from ..stages.sample import ReferenceSpec, SampleSpec, pairs_from, reference, sample
 from ..stages.train import State, train
 from ..statistics import Estimate
-from ..store import Artefact, Store, WriteError
+from ..store import Store, WriteError
 
-Progress = Callable[[str, int], None]  # what advanced (trained | sampled | measured), by how much
+TO_LOOK_AT = 64  # samples of a cell that are stored in any case
+
+Progress = Callable[[str, Any], None]  # what advanced (trained | sampled | measured), by how much; or a `Point` (curve)
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,21 @@ class Outcome:
     rejected: float | None = None
     startup: float | None = None
     vjp: float | None = None
+    freedom: float | None = None  # degrees of freedom of the standard error; None, infinitely many
+    probe_stderr: float | None = None  # the part of stderr that random probes leave; None, there are none
+    protocol: str | None = None
+    batch: int | None = None  # that the memory held, where it did not hold the one asked for
     trace: str | None = None  # of an unexpected exception, for the manifest
+    again: bool = False  # skipped for want of something that may still come: not stored
+
+
+class Point(NamedTuple):
+    """A point of a flow's loss curve, as it is being trained."""
+
+    key: str
+    samples: int
+    loss: float  # the mean since the point before
+    seconds: float  # since the epoch
 
 
 @dataclass(frozen=True)
@@ -106,9 +125,14 @@ class Bench:
     store: Store
     device: str
     progress: Progress = field(default=lambda what, amount: None)
+    fresh: tuple[str, torch.Tensor] | None = field(default=None, init=False)  # the samples at hand, by their key
 
     def run(self, job: Job) -> dict[str, Outcome]:
         """The outcome of every key that the job provides. Only a refused write escapes as an exception."""
+        with products("float32", self.device):  # unless a stage says otherwise
+            return self._run(job)
+
+    def _run(self, job: Job) -> dict[str, Outcome]:
         if isinstance(job, TrainJob):
             return self._train(job.flows)
         if isinstance(job, PairsJob) and job.pairs is not None:
@@ -142,6 +166,7 @@ class Bench:
                         states=[states[flow.key] for flow in group],
                         checkpoint=partial(self._checkpoint, group),
                         progress=lambda samples: self.progress("trained", samples),
+                        curves=partial(self._curves, group),
                     )
                 except WriteError:
                     raise
@@ -157,6 +182,10 @@ class Bench:
                     self.store.drop_checkpoint(flow.key)
                     outcomes[flow.key] = Outcome()
         return outcomes
+
+    def _curves(self, flows: Sequence[FlowSpec], samples: int, losses: torch.Tensor) -> None:
+        for flow, loss in zip(flows, losses.tolist(), strict=True):
+            self.progress("curve", Point(flow.key, samples, loss, time.time()))
 
     def _checkpoint(self, flows: Sequence[FlowSpec], step: int, states: Sequence[State]) -> None:
         for flow, state in zip(flows, states, strict=True):
@@ -174,8 +203,9 @@ class Bench:
     def _pairs(self, spec: PairsSpec) -> Outcome:
         with self.store.locks([spec.key]):
             if not self.store.has(spec.key):
-                z0, z1 = pairs_from(spec, self._field(spec.flow), self.device)
-                self.store.write(spec.key, spec.identity(), {"device": self.device}, {"z0": z0, "z1": z1})
+                pairs = pairs_from(spec, self._field(spec.flow), self.device)
+                tensors = {name: x for name, x in pairs._asdict().items() if x is not None}
+                self.store.write(spec.key, spec.identity(), {"device": self.device}, tensors)
         return Outcome()
 
     def _cell(self, cell: SampleSpec | ReferenceSpec, measures: Sequence[MeasureSpec]) -> dict[str, Outcome]:
@@ -205,12 +235,17 @@ class Bench:
             geometry = {name: value for name, value in vars(solved.geometry).items() if isinstance(value, torch.Tensor)}
             tensors = {**geometry, "trajectories": solved.trajectories, "times": solved.times}
             info: dict[str, Any] = {"error": solved.geometry.error, "steps": solved.steps, "nfe": solved.nfe}
-            ledger = solved.ledger
+            ledger, batch = solved.ledger, solved.batch
         else:
-            sampled = sample(cell, field_, self.device)
-            tensors, info = {"x": sampled.x}, {**asdict(sampled.resources), "steps": sampled.steps}
-            ledger = sampled.ledger
+            drawn = sample(cell, field_, self.device)
+            x = drawn.x.clone()  # no inference tensor: metrics may differentiate
+            self.fresh = cell.key, x
+            tensors = {"x": x if cell.keep else x[:TO_LOOK_AT].clone()}
+            info = {**asdict(drawn.resources), "steps": drawn.steps}
+            ledger, batch = drawn.ledger, drawn.batch
         info |= {"ledger": asdict(ledger), "device": self.device, "took": time.perf_counter() - started}
+        if batch != cell.batch:
+            info["batch"] = batch
         self.store.write(cell.key, cell.identity(), info, tensors)
         return Outcome()
 
@@ -219,31 +254,49 @@ class Bench:
         if isinstance(spec.cell, ReferenceSpec):
             generated, resources = geometry.z1, Resources(info["nfe"], (info["took"],), None)
         else:
-            artefact = _sampled(self.store, spec.cell.key)
-            generated = artefact.tensors["x"]
-            facts = artefact.info
+            generated, facts = self._generated(spec.cell), self.store.info(spec.cell.key) or {}
             resources = Resources(facts["nfe"], tuple(facts["seconds"]), facts["peak_memory_mb"])
-        velocity = Velocity(_called_from_cpu(self._field(spec.cell.flow), self.device), path=spec.cell.flow.path)
+        field_ = _called_from_cpu(self._field(spec.cell.flow), self.device)
+        velocity = Velocity(told(spec.cell.flow, field_), path=spec.cell.flow.path)
         pairs = self._read_pairs(spec.cell.flow.pairs)
         teacher = None if spec.teacher is None else _geometry(self.store, spec.teacher.key)[1]
         seen = evidence(spec.cell, generated, geometry, resources, velocity, steps, pairs, teacher)
         outcome = _valued(spec.metric.measure(seen))
         return replace(outcome, vjp=velocity.vjps / max(outcome.n or 0, 1))
 
+    def _generated(self, cell: SampleSpec) -> torch.Tensor:
+        """A cell's samples: those at hand, those stored or, where they were not kept, the same drawn again."""
+        if self.fresh is None or self.fresh[0] != cell.key:
+            x = self.store.read(cell.key).tensors["x"]
+            self.fresh = (
+                cell.key,
+                x if len(x) == cell.n else sample(cell, self._field(cell.flow), self.device).x.clone(),
+            )
+        return self.fresh[1]
+
     def _measured(self, spec: MeasureSpec | AloneSpec, measure: Callable[[], Outcome]) -> Outcome:
         started = time.perf_counter()
-        result = self._attempt(measure)
+        with at(Desk(self.device, self._remember)):
+            result = self._attempt(measure)
         facts = {"seconds": time.perf_counter() - started, "device": self.device}
         if isinstance(spec, MeasureSpec):
             info = self.store.info(spec.cell.key) or {}
             facts |= {"nfe": info.get("nfe"), "steps": round(info["steps"]) if "steps" in info else None}
-            facts |= info.get("ledger", {})
+            facts |= {**info.get("ledger", {}), "batch": info.get("batch")}
         result = Outcome(**{**asdict(result), **facts})
-        if result.status in ("ok", "skipped"):
-            self.store.write(
-                spec.key, spec.identity(), {name: v for name, v in asdict(result).items() if name != "trace"}
-            )
+        if result.status in ("ok", "skipped") and not result.again:
+            kept = {name: v for name, v in asdict(result).items() if name not in ("trace", "again")}
+            self.store.write(spec.key, spec.identity(), kept)
         return result
+
+    def _remember(self, facts: dict[str, Any], make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """What a metric knows of real data (`Desk.remember`): made once, shared by all runs."""
+        identity = {"stage": "reference_features", "version": 1, **facts}
+        key = key_of(identity)
+        with self.store.locks([key]):
+            if not self.store.has(key):
+                self.store.write(key, identity, {"device": self.device}, make())
+        return self.store.read(key).tensors
 
     def _field(self, flow: FlowSpec) -> Field:
         return _field(self.store, flow.key, self.device, _Hashable(flow))
@@ -258,15 +311,25 @@ class Bench:
 
 
 def _valued(estimate: Estimate) -> Outcome:
-    return Outcome(value=float(estimate.value), stderr=float(estimate.stderr), n=int(estimate.n))
+    return Outcome(
+        value=float(estimate.value),
+        stderr=float(estimate.stderr),
+        n=int(estimate.n),
+        freedom=float(estimate.freedom) if math.isfinite(estimate.freedom) else None,
+        probe_stderr=estimate.probe_stderr,
+        protocol=estimate.protocol,
+    )
 
 
 def _failure(error: Exception) -> Outcome:
     """An exception as a row: every planned cell yields one."""
-    status = {Skip: "skipped", Diverged: "diverged", BudgetExceeded: "timeout"}.get(type(error), "failed")
+    status = {Skip: "skipped", Unavailable: "skipped", Diverged: "diverged", BudgetExceeded: "timeout"}.get(
+        type(error), "failed"
+    )
     reason = str(error) if status != "failed" else f"{type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error)) if status == "failed" else None
-    return Outcome(status=status, reason=" ".join(reason.split()), trace=trace)
+    again = isinstance(error, Unavailable)
+    return Outcome(status=status, reason=" ".join(reason.split()), trace=trace, again=again)
 
 
 class _Hashable:
@@ -292,7 +355,9 @@ def _field(store: Store, key: str, device: str, flow: _Hashable) -> Field:
 
 def _called_from_cpu(field_: Field, device: str) -> Field:
     """The field for metrics, whose tensors stay on the CPU; gradients pass through."""
-    return field_ if device == "cpu" else lambda t, x: field_(t.to(device), x.to(device)).to(x.device)
+    if device == "cpu":
+        return field_
+    return lambda t, x, *label: field_(t.to(device), x.to(device), *(a.to(device) for a in label)).to(x.device)
 
 
 @lru_cache(maxsize=4)
@@ -307,9 +372,4 @@ def _geometry(store: Store, key: str) -> tuple[dict[str, Any], Geometry, int]:
 @lru_cache(maxsize=1)
 def _pairs(store: Store, key: str) -> Pairs:
     tensors = store.read(key).tensors
-    return tensors["z0"], tensors["z1"]
-
-
-@lru_cache(maxsize=2)
-def _sampled(store: Store, key: str) -> Artefact:
-    return store.read(key)
+    return Pairs(tensors["z0"], tensors["z1"], tensors.get("label"))

@@ -14,6 +14,8 @@ FLOATS_AT_ONCE = 2**22  # of a chunk of data, and of its distances to the batch:
 class MixtureVelocity:
     """v(t, x) for p1 = Σ_k w_k N(μ_k, Q_k diag(s_k²) Q_kᵀ) on any path; float64 inside, the dtype of x outside.
 
+    Given a label `(B,)` of a component, a sample's velocity is that of this component alone: the exact conditional one.
+
     Args:
         means `(K, D)`, stds `(K, D)`, weights `(K,)`, axes `(K, D, D)`: the Q_k, eigenvectors as columns; None: identities.
     """
@@ -24,7 +26,7 @@ class MixtureVelocity:
         self.log_weights = weights.double().log()
         self.axes = None if axes is None else axes.double()
 
-    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+    def __call__(self, t: Tensor, x: Tensor, label: Tensor | None = None) -> Tensor:
         means, variances, log_weights = (a.to(x.device) for a in (self.means, self.variances, self.log_weights))
         axes = None if self.axes is None else self.axes.to(x.device)
         s = self.path.marginal(t.to(x.device).double().reshape(-1, 1, 1))
@@ -33,6 +35,8 @@ class MixtureVelocity:
             y = torch.einsum("bkd,kde->bke", y, axes)
         c = s.alpha**2 * variances + s.sigma**2  # C_k, diagonal in its own axes
         log_r = log_weights - 0.5 * (y**2 / c + c.log()).sum(-1)
+        if label is not None:
+            log_r = log_r.masked_fill(torch.arange(log_r.shape[1], device=x.device) != label[:, None], -torch.inf)
         r = torch.softmax(log_r, dim=1)[..., None]
         data = s.alpha * variances / c * y  # E[x1 | x, k] − μ_k
         noise = s.sigma / c * y  # E[x0 | x, k]

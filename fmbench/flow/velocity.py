@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from ..errors import BudgetExceeded, Diverged
+from .guidance import calls, guided
 from .paths import Path
 
-Field = Callable[[Tensor, Tensor], Tensor]
+Field = Callable[..., Tensor]
+"""`(t, x) -> v`, of a conditional flow `(t, x, label) -> v`; t `()` or `(B,)`, x and v `(B, *shape)`, label `(B,)`."""
 
 
 class Velocity:
@@ -20,9 +22,10 @@ class Velocity:
     vector-Jacobian products summed over samples: some solvers let finished samples go, so their mean may be below `nfe`.
 
     Args:
-        field: `(t, x) -> v`, t `()` or `(B,)`, x and v `(B, *shape)`.
+        field: the flow's.
         path: of the flow, for solvers that use its α and σ.
-        calls_per_evaluation: network calls that one evaluation costs (guidance makes it 2).
+        label: of a conditional flow, `(B,)`: what each sample of the batch shall be.
+        guidance: s of v = v_uncond + s (v_cond − v_uncond); an evaluation then costs `guidance.calls(s)` network calls.
         max_nfe: the call that would exceed it raises `BudgetExceeded`.
     """
 
@@ -31,23 +34,29 @@ class Velocity:
         field: Field,
         *,
         path: Path | None = None,
-        calls_per_evaluation: int = 1,
+        label: Tensor | None = None,
+        guidance: float = 1.0,
         max_nfe: float = float("inf"),
     ):
         self.field = field
         self.path = path
-        self.calls_per_evaluation = calls_per_evaluation
+        self.label = label
+        self.guidance = guidance
+        self.calls_per_evaluation = calls(guidance)
         self.max_nfe = max_nfe
         self.nfe = 0
         self.evaluations = 0
         self.vjps = 0
 
-    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+    def __call__(self, t: Tensor, x: Tensor, index: Tensor | None = None) -> Tensor:
+        """v(t, x); `index` `(B',)` says which of the batch's samples x are, where some have left it."""
         self.nfe += self.calls_per_evaluation
         if self.nfe > self.max_nfe:
             raise BudgetExceeded(f"the solver asked for more than max_nfe = {self.max_nfe:g} network calls")
         self.evaluations += self.calls_per_evaluation * x.shape[0]
-        return self.field(t, x)
+        if self.label is None:
+            return self.field(t, x)
+        return guided(self.field, t, x, self.label if index is None else self.label[index], self.guidance)
 
 
 def count_vjps(field: Field, x: Tensor, products: int = 1) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import Skip
 from ..flow.paths import Path
 from ..randomness import generator
-from ..statistics import Estimate, mean
+from ..statistics import Estimate, added, mean
 from . import truth
 from .base import Evidence, Exact, Field, Metric
 from .coupling import over_minibatches, problem_size
@@ -117,8 +117,7 @@ class BalanceResidual(OverPath):
             )
         velocity = required(evidence.velocity, "the flow's velocity")
         left = self.over(evidence, lambda t, x, u, cost: cost - squared(velocity(t, x), u))
-        energy = mean(evidence.geometry.energy)
-        return Estimate(left.value - energy.value, math.hypot(left.stderr, energy.stderr), left.n)
+        return added(left, (-1, mean(evidence.geometry.energy)))
 
     def true_value(self, flow: Exact) -> float | None:
         return 0.0 if linear(flow.path) else None
@@ -143,7 +142,7 @@ class IdentityResidual(Metric):
         chord = geometry.displacement
         solve = 2 * math.sqrt(chord.square().sum(1).mean().item() * chord.shape[1]) * geometry.error
         rounding = torch.finfo(torch.float32).eps * geometry.energy.mean().item()
-        return Estimate(residual.value, math.hypot(residual.stderr, solve, rounding), residual.n)
+        return added(residual, *((1, Estimate(0.0, error, 0)) for error in (solve, rounding)))
 
     def true_value(self, flow: Exact) -> float | None:
         return 0.0

@@ -83,6 +83,7 @@ class Evidence(Pairing):
     generated: Tensor  # (n, *shape)
     geometry: Geometry  # of the flow; its first n samples start from the same z0 as `generated`
     resources: Resources
+    label: Tensor | None = None  # (n,) int64: what each sample was asked to be, of a conditional flow
     teacher: Geometry | None = None  # of the flow that drew a reflow round's pairs, where the metric asks for it
     velocity: Field | None = None  # v(t, x) of the flow, float32, differentiable in x
     oracle: Field | None = None  # the exact marginal velocity, where it is known

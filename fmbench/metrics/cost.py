@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Skip
-from ..statistics import Estimate, mean, root
+from ..statistics import Estimate, added, mean, root
 from .base import Evidence, Metric
 
 
@@ -28,7 +28,7 @@ class SolverError(Metric):
 
     def measure(self, evidence: Evidence) -> Estimate:
         error = root(mean(_squared_errors(evidence)))
-        return replace(error, stderr=math.hypot(error.stderr, evidence.geometry.error))
+        return added(error, (1, Estimate(0.0, evidence.geometry.error, 0)))
 
 
 class WorstSolverError(Metric):
@@ -76,7 +76,7 @@ class Seconds(Metric):
 
     def measure(self, evidence: Evidence) -> Estimate:
         timed = mean(torch.tensor(evidence.resources.seconds, dtype=torch.float64))
-        return Estimate(timed.value, timed.stderr, len(evidence.generated))
+        return replace(timed, n=len(evidence.generated))
 
 
 class SamplesPerSecond(Metric):
@@ -93,7 +93,7 @@ class SamplesPerSecond(Metric):
         timed = mean(torch.tensor(evidence.resources.seconds, dtype=torch.float64))
         if timed.value <= 0:
             raise Skip("sampling took no time that the clock can see: draw more samples")
-        return Estimate(n / timed.value, n / timed.value**2 * timed.stderr, n)
+        return replace(timed, value=n / timed.value, stderr=n / timed.value**2 * timed.stderr, n=n)
 
 
 class PeakMemory(Metric):

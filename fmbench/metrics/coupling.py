@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -23,6 +23,7 @@ from ..randomness import generator
 from ..statistics import Estimate, mean
 from . import truth
 from .base import CouplingMetric, Exact, Pairing
+from .convex import L1, L2, Convex, Power, Square
 from .transport import exact_transport, squared
 
 
@@ -83,32 +84,63 @@ def drawn(pairing: Pairing, k: int) -> Minibatch:
 
 def over_minibatches(values: Sequence[float], n: int) -> Estimate:
     """The mean of one value a minibatch, n samples in all."""
-    estimate = mean(torch.tensor(values, dtype=torch.float64))
-    return Estimate(estimate.value, estimate.stderr, n, max(1, len(values) - 1))
+    return replace(mean(torch.tensor(values, dtype=torch.float64)), n=n)
 
 
-class TrainCouplingCost(CouplingMetric):
-    """C_train = E‖x1 − x0‖² of the pairs that training sees; of a reflow round, of its fixed pairs.
+class _TrainedCost(Convex, CouplingMetric):
+    """Base of E c(x1 − x0) of the pairs that training sees; of a reflow round, of its fixed pairs.
 
-    Between `w2_squared` and `independent_cost`; a flow trained on the pairs has a transport cost of at most this. Over `n`
-    pairs, rounded up to whole minibatches, or all that a reflow round has.
+    A flow trained on the pairs has E c(Z1 − Z0) of at most this, for every convex c. Over `n` pairs, rounded up to whole
+    minibatches, or all that a reflow round has.
     """
 
-    name = "train_coupling_cost"
-    unit = "data units²"
     source = "Liu et al. 2022, theorem 3.5, the coupling before rectification"
     n: PositiveInt = 8192
 
     def measure(self, evidence: Pairing) -> Estimate:
         if evidence.fixed or evidence.coupling.name == "independent":  # pairs do not depend on each other
-            n = min(self.n, evidence.fixed or self.n)
-            return mean(squared(*evidence.coupled(n)))
+            return mean(self.costs(evidence, min(self.n, evidence.fixed or self.n)))
         size = problem_size(evidence)
         n = -(-self.n // size) * size
-        return over_minibatches(squared(*evidence.coupled(n)).reshape(-1, size).mean(1).tolist(), n)
+        return over_minibatches(self.costs(evidence, n).reshape(-1, size).mean(1).tolist(), n)
+
+    def costs(self, pairing: Pairing, n: int) -> Tensor:
+        """c of n pairs `(n,)`, float64."""
+        x0, x1 = pairing.coupled(n)
+        return self.c((x1.double() - x0.double()).flatten(1))
+
+
+class TrainCouplingCost(Square, _TrainedCost):
+    """C_train = E‖x1 − x0‖², between `w2_squared` and `independent_cost`."""
+
+    name = "train_coupling_cost"
 
     def true_value(self, flow: Exact) -> float | None:
         return truth.train_coupling_cost(flow)
+
+
+class TrainCouplingCostL1(L1, _TrainedCost):
+    """E‖x1 − x0‖₁ of the pairs that training sees."""
+
+    name = "train_coupling_cost_l1"
+
+    def true_value(self, flow: Exact) -> float | None:
+        return truth.train_coupling_cost_l1(flow)
+
+
+class TrainCouplingCostL2(L2, _TrainedCost):
+    """E‖x1 − x0‖ of the pairs that training sees."""
+
+    name = "train_coupling_cost_l2"
+
+    def true_value(self, flow: Exact) -> float | None:
+        return truth.train_coupling_cost_l2(flow)
+
+
+class TrainCouplingCostPower(Power, _TrainedCost):
+    """E‖x1 − x0‖^p of the pairs that training sees, p ≥ 1."""
+
+    name = "train_coupling_cost_power"
 
 
 class IndependentCost(_OfMinibatches):
@@ -188,7 +220,7 @@ class CouplingMilliseconds(CouplingMetric):
         size = problem_size(evidence)
         seconds = sorted([self.seconds(evidence, size, k) for k in range(self.repeats + 1)][1:])
         estimate, scale = median(seconds), 1e3 * evidence.train_batch / size
-        return Estimate(scale * estimate.value, scale * estimate.stderr, estimate.n, estimate.freedom)
+        return replace(estimate, value=scale * estimate.value, stderr=scale * estimate.stderr)
 
     def seconds(self, pairing: Pairing, size: int, k: int) -> float:
         rng = generator("timed", pairing.seed, k)

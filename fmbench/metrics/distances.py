@@ -19,7 +19,7 @@ from ..errors import Skip
 from ..randomness import generator
 from ..statistics import Estimate, root
 from .base import TwoSampleMetric
-from .transport import Content, content, exact_transport, spread, squared_distances
+from .transport import Content, content, exact_transport, of_two, squared_distances
 
 CHUNK = 1 << 20  # pairs held at once: 8 MiB, inside the caches
 BANDWIDTH_SAMPLES = 1000  # of the real side; fixed, so that every n ≥ 1,000 has the same kernel
@@ -37,8 +37,7 @@ class W2(TwoSampleMetric):
     most: ClassVar = 2000
 
     def distance(self, x: Tensor, y: Tensor) -> Estimate:
-        transport = exact_transport(x, y)
-        return root(Estimate(transport.cost, transport.stderr, len(x)))
+        return root(exact_transport(x, y).estimate)
 
 
 class SlicedW2(TwoSampleMetric):
@@ -64,7 +63,7 @@ class SlicedW2(TwoSampleMetric):
     def distance(self, x: Tensor, y: Tensor) -> Estimate:
         directions = self.directions(x.shape[1])
         cost, u, v = transport_1d(x @ directions, y @ directions)
-        return root(Estimate(cost.mean().item(), spread(u.mean(1), v.mean(1)), len(x)))
+        return root(of_two(cost.mean().item(), u.mean(1), v.mean(1)))
 
 
 class MMD(TwoSampleMetric):
@@ -119,7 +118,7 @@ def discrepancy(kernel: Kernel, x: Tensor, y: Tensor) -> Estimate:
     """
     within_x, within_y, to_y, to_x = kernel_means(kernel, x, y)
     value = within_x.mean() + within_y.mean() - 2 * to_y.mean()
-    return Estimate(value.item(), 2 * spread(within_x - to_y, within_y - to_x), len(x))
+    return of_two(value.item(), 2 * (within_x - to_y), 2 * (within_y - to_x))
 
 
 def kernel_means(kernel: Kernel, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

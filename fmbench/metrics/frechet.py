@@ -45,8 +45,8 @@ class FDPixels(TwoSampleMetric):
         (mean_x, cov_x), (mean_y, cov_y) = moments(x), moments(y)
         value = frechet_distance(mean_x, cov_x, mean_y, cov_y)
         influences = (
-            _influence(x - mean_x, mean_x - mean_y, cov_x, cov_y),
-            _influence(y - mean_y, mean_y - mean_x, cov_y, cov_x),
+            influence(x - mean_x, mean_x - mean_y, transport(x - mean_x, cov_x, cov_y)[1]),
+            influence(y - mean_y, mean_y - mean_x, transport(y - mean_y, cov_y, cov_x)[1]),
         )
         return Estimate(value, spread(*influences), len(x))
 
@@ -74,16 +74,20 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     return ((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * cross).clamp(min=0).item()
 
 
-def _influence(centred: Tensor, shift: Tensor, own: Tensor, other: Tensor) -> Tensor:
-    """How much each sample `(n, D)` moves the distance, up to a constant `(n,)`.
+def transport(centred: Tensor, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the optimal map T from N(0, own) to N(0, other): tr (own^½ other own^½)^½, and cᵀ T c `(n,)` for each row c.
 
-    ∂/∂m1 = 2 (m1 − m2) and ∂/∂C1 = I − T with T = C1^−½ (C1^½ C2 C1^½)^½ C1^−½, the optimal map from 1 to 2. T is used
-    on the range of C1 only, where all samples of 1 lie.
+    T = own^−½ (own^½ other own^½)^½ own^−½, on the range of `own` alone, where its samples lie.
     """
     half, inverse = _roots(own)
-    fourth, _ = _roots(_roots(half @ other @ half)[0])
-    mapped = centred @ inverse @ fourth  # its squared norm is the quadratic form of T
-    return 2 * centred @ shift + centred.square().sum(1) - mapped.square().sum(1)
+    values, vectors = torch.linalg.eigh(half @ other @ half)
+    root = values.clamp(min=0).sqrt()
+    return root.sum(), (centred @ inverse @ vectors * root.sqrt()).square().sum(1)
+
+
+def influence(centred: Tensor, shift: Tensor, mapped: Tensor) -> Tensor:
+    """How much each sample `(n, D)` moves the distance, up to a constant `(n,)`: ∂/∂m1 = 2 (m1 − m2), ∂/∂C1 = I − T."""
+    return 2 * centred @ shift + centred.square().sum(1) - mapped
 
 
 def _roots(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,80 +6,61 @@ All in the data's own scale: raw values of different data sets do not compare, t
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor
 
-from ..statistics import Estimate, mean, ratio
+from ..statistics import Estimate, added, mean, ratio
 from . import truth
 from .base import Evidence, Exact, Geometry, Metric, PerSampleMetric, take_up_to
+from .convex import L1, L2, Convex, Power, Square
 from .transport import exact_transport
 
 
-class ConvexCost(PerSampleMetric):
+class ConvexCost(Convex, PerSampleMetric):
     """E c(Z1 − Z0) of the flow's own coupling. For another convex c derive from this and implement `c`."""
 
     source = "Liu et al. 2022, theorem 3.5"
-
-    def c(self, displacement: Tensor) -> Tensor:
-        """The cost `(n,)` of displacements `(n, D)`."""
-        raise NotImplementedError
 
     def per_sample(self, geometry: Geometry) -> Tensor:
         return self.c(geometry.displacement)
 
 
-class TransportCost(ConvexCost):
+class TransportCost(Square, ConvexCost):
     """E‖Z1 − Z0‖² of the flow's own coupling. Lower is cheaper; no less than `w2_squared` up to sampling error."""
 
     name = "transport_cost"
-    unit = "data units²"
-
-    def c(self, displacement: Tensor) -> Tensor:
-        return displacement.square().sum(1)
 
     def true_value(self, flow: Exact) -> float | None:
         return truth.transport_cost(flow)
 
 
-class TransportCostL1(ConvexCost):
+class TransportCostL1(L1, ConvexCost):
     """E‖Z1 − Z0‖₁ of the flow's own coupling: the cost that few large moves lower most."""
 
     name = "transport_cost_l1"
-    unit = "data units"
-
-    def c(self, displacement: Tensor) -> Tensor:
-        return displacement.abs().sum(1)
 
     def true_value(self, flow: Exact) -> float | None:
         one = truth.gaussian(flow)
         return None if one is None else one.transport_cost_l1()
 
 
-class TransportCostL2(ConvexCost):
+class TransportCostL2(L2, ConvexCost):
     """E‖Z1 − Z0‖ of the flow's own coupling, the distance itself."""
 
     name = "transport_cost_l2"
-    unit = "data units"
-
-    def c(self, displacement: Tensor) -> Tensor:
-        return displacement.norm(dim=1)
 
     def true_value(self, flow: Exact) -> float | None:
         one = truth.gaussian(flow)
         return None if one is None else one.transport_cost_l2()
 
 
-class TransportCostPower(ConvexCost):
+class TransportCostPower(Power, ConvexCost):
     """E‖Z1 − Z0‖^p of the flow's own coupling, p ≥ 1."""
 
     name = "transport_cost_power"
-    unit = "data units^p"
-    p: float = Field(1.5, ge=1)
-
-    def c(self, displacement: Tensor) -> Tensor:
-        return displacement.norm(dim=1) ** self.p
 
 
 class Straightness(PerSampleMetric):
@@ -174,8 +155,7 @@ class _AgainstTransport(Metric):
     def w2_squared(self, evidence: Evidence) -> Estimate:
         z0 = evidence.geometry.z0[: self.n]
         real = take_up_to(evidence.data, "test", len(z0), evidence.seed)
-        transport = exact_transport(z0, real)
-        return Estimate(transport.cost, transport.stderr, len(z0))
+        return exact_transport(z0, real).estimate
 
 
 class W2Squared(_AgainstTransport):
@@ -214,8 +194,8 @@ class NPE(_AgainstTransport):
         if least.value == 0:
             return Estimate(math.inf, math.inf, least.n)
         quotient = energy.value / least.value
-        stderr = math.hypot(energy.stderr, quotient * least.stderr) / least.value
-        return Estimate(abs(quotient - 1), stderr, least.n)
+        excess = added(energy, (-quotient, least))
+        return replace(excess, value=abs(quotient - 1), stderr=excess.stderr / least.value, n=least.n)
 
     def true_value(self, flow: Exact) -> float | None:
         one = truth.gaussian(flow)

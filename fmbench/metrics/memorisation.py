@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from ..errors import Skip
 from ..randomness import generator
-from ..statistics import Estimate, mean
+from ..statistics import Estimate, added, mean
 from .base import Evidence, Metric
 from .transport import squared
 
@@ -38,8 +37,7 @@ class PairMemorisation(Metric):
             raise Skip("the first round has no fixed pairs to memorise: reflow rounds alone have")
         z0, z1 = evidence.teacher.z0[: self.n], evidence.teacher.z1[: self.n]
         x0, x1 = evidence.coupled(len(z0))
-        fresh, trained = mean(errors(evidence, z0, z1)), mean(errors(evidence, x0, x1))
-        return Estimate(fresh.value - trained.value, math.hypot(fresh.stderr, trained.stderr), fresh.n)
+        return added(mean(errors(evidence, z0, z1)), (-1, mean(errors(evidence, x0, x1))))
 
 
 def errors(evidence: Evidence, x0: Tensor, x1: Tensor) -> Tensor:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from ..statistics import Estimate, satterthwaite
 
 ITERATIONS = 10_000_000  # of the network simplex; n = 2,000 needs about a tenth of it
 
@@ -49,19 +52,27 @@ class Transport:
     v: Tensor  # (m,)
 
     @property
-    def stderr(self) -> float:
-        """√(var(u)/n + var(v)/m): the central limit theorem of del Barrio & Loubes (2019, theorem 4.1).
+    def estimate(self) -> Estimate:
+        """With the standard error √(var(u)/n + var(v)/m): the central limit theorem of del Barrio & Loubes (2019, theorem 4.1).
 
         It speaks of the fluctuation about the EXPECTED empirical cost, which exceeds the population's by a bias of
         order n^(−2/D); and it is degenerate (conservative here) where both laws are equal.
         """
-        return spread(self.u, self.v)
+        return of_two(self.cost, self.u, self.v)
+
+
+def of_two(value: float, u: Tensor, v: Tensor) -> Estimate:
+    """A two-sample statistic with influence values u `(n,)` and v `(m,)`: stderr √(var(u)/n + var(v)/m), Welch's freedom."""
+    if min(len(u), len(v)) < 2:
+        return Estimate(value, math.inf, len(u))
+    parts = [(x.var().item() / len(x), len(x) - 1) for x in (u, v)]
+    return Estimate(value, spread(u, v), len(u), satterthwaite(parts))
 
 
 def spread(u: Tensor, v: Tensor) -> float:
-    """√(var(u)/n + var(v)/m), the standard error of a two-sample statistic with influence values u and v."""
+    """√(var(u)/n + var(v)/m), infinite with fewer than two on a side."""
     if min(len(u), len(v)) < 2:
-        return float("inf")
+        return math.inf
     return (u.var() / len(u) + v.var() / len(v)).sqrt().item()
 
 

@@ -1,4 +1,4 @@
-"""Networks F(t, x) that learn velocities, and oracles that need no learning."""
+"""Networks F(t, x) that learn velocities, oracles that need no learning, and what is brought from elsewhere."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ MODELS: Registry[Model] = Registry(
     {
         "mlp": "fmbench.models.mlp:MLP",
         "unet": "fmbench.models.unet:UNet",
+        "transformer": "fmbench.models.transformer:Transformer",
         "oracle": "fmbench.models.oracle:Oracle",
         "empirical": "fmbench.models.oracle:Empirical",
+        "external": "fmbench.models.external:External",
+        "samples": "fmbench.models.samples:Samples",
     },
     listing="models",
 )

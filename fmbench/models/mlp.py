@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..randomness import generator
-from .base import Model, Network
+from .base import ConditionalModel, Network, row_of
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -24,8 +24,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class MLP(Model):
-    """`depth` hidden layers of `width` units on (x, t), t also as `frequencies` harmonics sin πkt, cos πkt."""
+class MLP(ConditionalModel):
+    """`depth` hidden layers of `width` units on (x, t), t also as `frequencies` harmonics sin πkt, cos πkt.
+
+    A label adds a vector of its own to the first layer: the weights of a one-hot input.
+    """
 
     name = "mlp"
     width: PositiveInt = 128
@@ -38,17 +41,17 @@ class MLP(Model):
         # Widths that leave a seed's matrices unaligned are trained alone: there the product's rounding depends on the stack.
         return 8 if self.width <= 128 and self.width % 16 == 0 else 1
 
-    def network(self, shape: tuple[int, ...], seeds: Sequence[int]) -> MLPNetwork:
-        return MLPNetwork(self, shape, seeds)
+    def network(self, shape: tuple[int, ...], seeds: Sequence[int], classes: int | None = None) -> MLPNetwork:
+        return MLPNetwork(self, shape, seeds, classes)
 
 
 class MLPNetwork(Network):
-    """Weights `(S, in, out)`, biases `(S, 1, out)`, drawn as U(±1/√in)."""
+    """Weights `(S, in, out)`, biases `(S, 1, out)`, drawn as U(±1/√in); label vectors `(S, classes + 1, out)` as U(±1)."""
 
     rates: Tensor
     phases: Tensor
 
-    def __init__(self, spec: MLP, shape: tuple[int, ...], seeds: Sequence[int]):
+    def __init__(self, spec: MLP, shape: tuple[int, ...], seeds: Sequence[int], classes: int | None = None):
         super().__init__()
         d = math.prod(shape)
         self.act = ACTIVATIONS[spec.activation]
@@ -67,24 +70,38 @@ class MLPNetwork(Network):
         for fan_in, fan_out in pairwise(sizes):
             self.weights.append(drawn(fan_in, fan_out, fan_in=fan_in))
             self.biases.append(drawn(1, fan_out, fan_in=fan_in))
+        # Drawn last, and one row more than there are labels: that of no label.
+        self.labels: nn.Parameter | None = None if classes is None else drawn(classes + 1, spec.width, fan_in=1)
 
-    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+    def forward(self, t: Tensor, x: Tensor, label: Tensor | None = None) -> Tensor:
         stacked = t.dim() == 2
         features = self._time_features(t)
         weights, biases = list(self.weights), list(self.biases)
+        given = None if self.labels is None else self._label_vectors(self.labels, label)
         h = x.flatten(2 if stacked else 1)
         if stacked:
-            h = torch.baddbmm(biases[0], torch.cat([h, features], -1), weights[0])
+            first = biases[0] if given is None else biases[0] + given
+            h = torch.baddbmm(first, torch.cat([h, features], -1), weights[0])
             for w, b in zip(weights[1:], biases[1:], strict=True):
                 h = torch.baddbmm(b, self.act(h), w)
             return h.reshape(x.shape)
-        # One network: time enters as a bias, once a call when t is a scalar.
+        # One network: time and label enter as a bias, time once a call when t is a scalar.
         d = h.shape[1]
         bias = torch.addmm(biases[0][0], features.reshape(-1, features.shape[-1]), weights[0][0, d:])
+        if given is not None:
+            bias = bias + given[0]
         h = torch.addmm(bias, h, weights[0][0, :d])
         for w, b in zip(weights[1:], biases[1:], strict=True):
             h = torch.addmm(b[0], self.act(h), w[0])
         return h.reshape(x.shape)
+
+    def _label_vectors(self, table: Tensor, label: Tensor | None) -> Tensor:
+        """Each sample's vector `(S, B, width)`; `(S, 1, width)`, that of no label, where none are given."""
+        if label is None:
+            return table[:, -1:]
+        stack, rows, width = table.shape
+        first = rows * torch.arange(stack, device=label.device)[:, None]  # of each seed, in the flattened table
+        return F.embedding(row_of(label, rows).reshape(stack, -1) + first, table.reshape(-1, width))
 
     def _time_features(self, t: Tensor) -> Tensor:
         """`(…, 1 + 2 frequencies)`, in the network's precision."""

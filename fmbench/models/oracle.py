@@ -8,7 +8,7 @@ from ..flow.couplings import Coupling
 from ..flow.oracles import EmpiricalVelocity, MixtureVelocity
 from ..flow.paths import Path
 from ..flow.velocity import Field
-from .base import Model
+from .base import Model, require_labels
 
 
 class _Exact(Model):
@@ -28,9 +28,20 @@ class _Exact(Model):
 
 
 class Oracle(_Exact):
-    """The closed form for data that is a mixture of Gaussians, of any covariances."""
+    """The closed form for data that is a mixture of Gaussians, of any covariances.
+
+    Args:
+        conditional: samples are asked for by label, the number of their component.
+    """
 
     name = "oracle"
+    unchanged = {"conditional": False}
+    conditional: bool = False
+
+    def check(self, path: Path, coupling: Coupling, source: Data, data: Data) -> None:
+        super().check(path, coupling, source, data)
+        if self.conditional:
+            require_labels(self, data)
 
     def field(self, path: Path, coupling: Coupling, source: Data, data: Data) -> Field:
         law = data.mixture()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
@@ -12,14 +11,19 @@ from ..data.base import Data
 from ..errors import UserError
 from ..flow.couplings import Coupling
 from ..flow.paths import Path
-from ..randomness import seed_of
-from .base import Model, Network
-
-GROUPS = 8  # of every group norm
+from .alone import LoneNetwork, own_generator
+from .base import ConditionalModel
 
 
-class UNet(Model):
-    """Residual U-Net (Ho 2020): one level for each entry of `multipliers`, attention at the resolutions listed."""
+class UNet(ConditionalModel):
+    """Residual U-Net (Ho 2020): one level for each entry of `multipliers`, attention at the resolutions listed.
+
+    A label's vector is added to that of the time (Dhariwal & Nichol 2021). `fmbench.recipes` has the parameters of the published
+    networks for CIFAR-10.
+
+    Args:
+        groups: of every group norm. head_channels: of one attention head.
+    """
 
     name = "unet"
     channels: PositiveInt = 32
@@ -27,8 +31,13 @@ class UNet(Model):
     blocks: PositiveInt = 1
     attention: tuple[PositiveInt, ...] = ()
     dropout: NonNegativeFloat = 0.0
+    groups: PositiveInt = 8
+    head_channels: PositiveInt = 8
+
+    unchanged = {**ConditionalModel.unchanged, "groups": 8, "head_channels": 8}
 
     def check(self, path: Path, coupling: Coupling, source: Data, data: Data) -> None:
+        super().check(path, coupling, source, data)
         shape = data.shape
         if len(shape) != 3:
             raise UserError(f"model 'unet' needs images (C, H, W); this data has shape {shape}. Use 'mlp'.")
@@ -36,44 +45,48 @@ class UNet(Model):
             raise UserError(
                 f"model 'unet': {len(self.multipliers)} levels do not divide images of {shape[1]}×{shape[2]}"
             )
-        if self.channels % GROUPS:
-            raise UserError(f"model 'unet': channels = {self.channels} must be a multiple of {GROUPS}")
+        if self.channels % self.groups:
+            raise UserError(f"model 'unet': channels = {self.channels} must be a multiple of {self.groups} (groups)")
+        attended = [self.channels * m for m, a in zip(self.multipliers, self.attended(shape[1]), strict=True) if a]
+        if self.attention and not attended:
+            sides = [shape[1] // 2**level for level in range(len(self.multipliers))]
+            raise UserError(
+                f"model 'unet': attention at {list(self.attention)}, but its levels are {sides} pixels high"
+            )
+        if odd := [c for c in attended if c % self.head_channels]:
+            raise UserError(f"model 'unet': head_channels = {self.head_channels} does not divide {odd[0]} channels")
 
-    def network(self, shape: tuple[int, ...], seeds: Sequence[int]) -> UNetNetwork:
-        if len(seeds) != 1:
-            raise ValueError("a U-Net is trained alone")
-        return UNetNetwork(self, shape, seeds[0])
+    def attended(self, size: int) -> list[bool]:
+        """Which levels, from the finest, have attention in images of this height."""
+        return [size // 2**level in self.attention for level in range(len(self.multipliers))]
+
+    def network(self, shape: tuple[int, ...], seeds: Sequence[int], classes: int | None = None) -> UNetNetwork:
+        with own_generator("unet", seeds):
+            return UNetNetwork(self, shape, classes)
 
 
-class UNetNetwork(Network):
-    """One U-Net; parameters get their leading axis S = 1 when they are packed (stages.train)."""
+class UNetNetwork(LoneNetwork):
+    """diffusers' `UNet2DModel`."""
 
-    def __init__(self, spec: UNet, shape: tuple[int, ...], seed: int):
-        super().__init__()
+    def __init__(self, spec: UNet, shape: tuple[int, ...], classes: int | None = None):
+        super().__init__(classes)
         from diffusers import UNet2DModel
 
-        size = shape[1]
-        attended = [size // 2**level in spec.attention for level in range(len(spec.multipliers))]
-        down = tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attended)
-        up = tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attended))
-        # diffusers draws initial weights from the global generator: lend it ours, and give it back as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of("init", "unet", seed))
-            self.unet = UNet2DModel(
-                sample_size=size,
-                in_channels=shape[0],
-                out_channels=shape[0],
-                layers_per_block=spec.blocks,
-                block_out_channels=tuple(spec.channels * m for m in spec.multipliers),
-                down_block_types=down,
-                up_block_types=up,
-                norm_num_groups=GROUPS,
-                attention_head_dim=8,
-                add_attention=bool(spec.attention),
-                dropout=spec.dropout,
-            )
+        attended = spec.attended(shape[1])
+        self.unet = UNet2DModel(
+            sample_size=shape[1],
+            in_channels=shape[0],
+            out_channels=shape[0],
+            layers_per_block=spec.blocks,
+            block_out_channels=tuple(spec.channels * m for m in spec.multipliers),
+            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attended),
+            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attended)),
+            norm_num_groups=spec.groups,
+            attention_head_dim=spec.head_channels,
+            add_attention=bool(spec.attention),
+            dropout=spec.dropout,
+            num_class_embeds=self.rows,
+        )
 
-    def forward(self, t: Tensor, x: Tensor) -> Tensor:
-        if x.dim() == 5:
-            return self.forward(t[0], x[0])[None]
-        return self.unet(x, 1000 * t.to(x.dtype)).sample
+    def seen(self, t: Tensor, x: Tensor, row: Tensor | None) -> Tensor:
+        return self.unet(x, 1000 * t, class_labels=row).sample

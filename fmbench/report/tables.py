@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from ..contrasts import Difference
 from ..results import Results, interval_text
-from ..statistics import holm
+from ..statistics import holm, satterthwaite
 from ..table import FLOOR, REFERENCE, TRUTH, flow_labels, of_flows, records, sampler_labels
 
 Row = dict[str, Any]
@@ -113,13 +114,15 @@ def flow_grid(summary: pd.DataFrame) -> Grid:
     lines: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
         lines.setdefault((row["metric"], ""), {})[row["flow"]] = row
-    printed = [
-        (
-            (metric, next((row["unit"] for row in line.values() if row["unit"]), "")),
-            _cells([line.get(f) for f in flows]),
-        )
-        for (metric, _), line in lines.items()
-    ]
+    printed: list[tuple[tuple[str, ...], tuple[Cell | None, ...]]] = []
+    for (metric, _), line in lines.items():
+        unit, found = next((row["unit"] for row in line.values() if row["unit"]), ""), [line.get(f) for f in flows]
+        printed.append(((metric, unit), _cells(found)))
+        if any(row and row["probe_stderr"] is not None for row in found):
+            printed.append(((f"{metric}: standard error of its probes", unit), tuple(map(_probe_cell, found))))
+    pairs = {row["flow"]: row["trained_on"] for row in rows}
+    if any(row["reflow"] for row in rows):
+        printed.insert(0, (("trained on", ""), tuple(None if pairs[f] is None else Cell(pairs[f]) for f in flows)))
     grid = Grid("Metrics of the flows themselves", ("metric", "unit"), tuple(flows), tuple(printed))
     return _flows_down(grid) if len(flows) > max(MANY_FLOWS, len(printed)) else grid
 
@@ -324,8 +327,15 @@ def _cells(rows: list[Row | None]) -> tuple[Cell | None, ...]:
     return tuple(None if row is None else Cell(_text(row), place == best) for place, row in enumerate(rows))
 
 
+def _probe_cell(row: Row | None) -> Cell | None:
+    """The probes' part of the standard error; "?" where one probe a sample cannot tell."""
+    if row is None or row["probe_stderr"] is None:
+        return None
+    return Cell(f"{row['probe_stderr']:.2g}" if _finite(row["probe_stderr"]) else "?")
+
+
 def _significantly_best(rows: list[Row | None]) -> int | None:
-    """Which value beats each other one by an unpaired normal test (Holm at 5 %), None where none does.
+    """Which value beats each other one by Welch's unpaired test (Holm at 5 %), None where none does.
 
     Every cell must have a value and a finite standard error: one that is unknown may be the best.
     """
@@ -346,8 +356,8 @@ def _quality(row: Row, higher: bool) -> float:
 
 
 def _p_value(a: Row, b: Row) -> float:
-    gap, error = abs(a["mean"] - b["mean"]), math.hypot(a["stderr"], b["stderr"])
-    return float(gap == 0) if error == 0 else math.erfc(gap / error / math.sqrt(2))
+    freedom = satterthwaite((row["stderr"] ** 2, row["freedom"]) for row in (a, b))
+    return Difference(a["mean"] - b["mean"], math.hypot(a["stderr"], b["stderr"]), freedom).p_value
 
 
 def _finite(value: float | None) -> bool:

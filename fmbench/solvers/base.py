@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..errors import UserError
+from ..flow.guidance import calls
 from ..flow.paths import Path
 from ..flow.velocity import Velocity
 from ..registry import Component
@@ -52,22 +53,22 @@ class Solver(Component):
         """
         raise NotImplementedError
 
-    def calls_for(self, steps: int) -> int:
+    def calls_for(self, steps: int, guidance: float = 1.0) -> int:
         """Network calls of a solve of so many steps."""
-        return steps * self.calls_per_step + self.extra_calls
+        return calls(guidance) * (steps * self.calls_per_step + self.extra_calls)
 
-    def steps_for(self, nfe: int) -> int:
-        """The number of steps that costs exactly `nfe` calls, or `UserError`: budgets are met, never rounded."""
+    def steps_for(self, nfe: int, guidance: float = 1.0) -> int:
+        """The number of steps that costs exactly `nfe` network calls, or `UserError`: budgets are met, never rounded."""
         if self.adaptive:
             raise UserError(f"solver '{self.name}' chooses its own calls: give rtol and atol, not nfe")
-        steps, rest = divmod(nfe - self.extra_calls, self.calls_per_step)
+        each, extra = (calls(guidance) * count for count in (self.calls_per_step, self.extra_calls))
+        steps, rest = divmod(nfe - extra, each)
         if rest or steps < 1:
-            near = sorted({self.calls_for(max(1, count)) for count in (steps, steps + 1)})
-            valid = f"multiples of {self.calls_per_step}"
-            if self.extra_calls:
-                valid = f"{self.calls_per_step} · steps {'+' if self.extra_calls > 0 else '−'} {abs(self.extra_calls)}"
+            near = sorted({self.calls_for(max(1, count), guidance) for count in (steps, steps + 1)})
+            valid = f"{each} · steps {'+' if extra > 0 else '−'} {abs(extra)}" if extra else f"multiples of {each}"
+            under = f" with guidance {guidance:g}" if calls(guidance) > 1 else ""
             raise UserError(
-                f"solver '{self.name}' cannot meet nfe = {nfe}: it makes {self.calls_per_step} calls a step. "
+                f"solver '{self.name}' cannot meet nfe = {nfe}{under}: it makes {each} calls a step. "
                 f"Valid: {valid}, nearest {' or '.join(map(str, near))}."
             )
         return steps

@@ -46,7 +46,7 @@ def integrate(velocity: Velocity, x: Tensor, start: Tensor, end: Tensor, rtol: f
     t = start.double().repeat(samples)
 
     def field(t: Tensor, y: Tensor, dtype: torch.dtype = x.dtype) -> Tensor:
-        return velocity(t, y).to(dtype)  # times of float64, one a sample, may promote what a field computes
+        return velocity(t, y, index).to(dtype)  # times of float64, one a sample, may promote what a field computes
 
     slope = field(t, x)
     h = _first_step(field, x, slope, t, end, rtol, atol)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
+import torch
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -14,6 +16,7 @@ from pydantic import (
     PositiveInt,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from torch import Tensor
 
@@ -29,6 +32,7 @@ from ..identity import Record, Spec
 from ..models.base import Model, Network
 from ..registry import Registry
 from ..solvers.base import Solver
+from .arithmetic import Precision
 
 
 def by_name(value: Any, info: ValidationInfo) -> Any:
@@ -48,18 +52,27 @@ class TrainSettings(Record):
     samples: PositiveInt = 500_000
     batch: PositiveInt = 256
     lr: PositiveFloat = 1e-3
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "linear"] = "constant"  # after the warm-up; the others end at 0
     warmup: NonNegativeInt = 0  # samples over which the learning rate rises from 0
     weight_decay: NonNegativeFloat = 0.0
     clip: PositiveFloat | None = 1.0  # largest norm of a network's gradient
     ema_samples: NonNegativeInt = 50_000  # half-life of the averaged weights; 0: no averaging
-    precision: Literal["float32", "bfloat16"] = "float32"
+    ema_ramp: PositiveFloat | None = 0.05  # the half-life never exceeds this share of the samples seen; None: no ramp
+    precision: Precision = "float32"
     loss: Loss = MSE()
     weight: Weight = Uniform()
+    compile: bool = False  # by torch.compile: as fast as it goes, equal up to rounding
 
-    unchanged = {"loss": {"name": "mse", "version": 1}, "weight": {"name": "uniform", "version": 1}}
+    silent = frozenset({"compile"})
+    unchanged = {"loss": {"name": "mse", "version": 1}, "weight": {"name": "uniform", "version": 1}, "ema_ramp": 0.05}
 
     _components = field_validator("loss", "weight", mode="before")(by_name)
+
+    @model_validator(mode="after")
+    def _one_batch_at_least(self) -> TrainSettings:
+        if self.batch > self.samples:
+            raise ValueError(f"batch = {self.batch} is larger than samples = {self.samples}: lower it or train longer")
+        return self
 
     @property
     def steps(self) -> int:
@@ -83,6 +96,14 @@ class PairsSettings(BaseModel):
     loss: Loss | None = None
 
     _components = field_validator("times", "loss", mode="before")(by_name)
+
+
+class Pairs(NamedTuple):
+    """Fixed pairs of a reflow round or a student, with the labels that a conditional teacher drew them with."""
+
+    z0: Tensor  # (n, *shape)
+    z1: Tensor  # (n, *shape)
+    label: Tensor | None = None  # (n,)
 
 
 class FlowSpec(Spec):
@@ -112,13 +133,21 @@ class FlowSpec(Spec):
     init: Literal["scratch", "previous"] = "scratch"
 
     @property
+    def classes(self) -> int | None:
+        """How many labels the network is given; None for an unconditional flow."""
+        return self.data.classes if getattr(self.model, "conditional", False) else None
+
+    @property
     def teacher(self) -> FlowSpec | None:
         """The flow that drew the pairs."""
         return None if self.pairs is None else self.pairs.flow
 
 
 class PairsSpec(Spec):
-    """Pairs (z0, z1): z1 the end of the flow's own solve from z0, or z0 that of data z1 solved backward."""
+    """Pairs (z0, z1): z1 the end of the flow's own solve from z0, or z0 that of data z1 solved backward.
+
+    A conditional flow's pairs keep the label that they were solved with: drawn from the data's law, or the data's own.
+    """
 
     stage = "pairs"
     version = 2  # a later round once drew the noise of the round before
@@ -141,13 +170,14 @@ class NetworkField:
     def __init__(self, network: Network, reading: Parametrisation):
         self.network, self.reading = network, reading
 
-    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+    def __call__(self, t: Tensor, x: Tensor, label: Tensor | None = None) -> Tensor:
+        given = () if label is None else (label,)
         if self.reading.plain:
-            return self.network(t, x)
+            return self.network(t, x, *given)
         t = self.reading.asked(t)
         p = self.reading.head(column(t, x))
         c_in, c_skip, c_out = (c.to(x.dtype) for c in (p.c_in, p.c_skip, p.c_out))
-        return c_skip * x + c_out * self.network(t, c_in * x)
+        return c_skip * x + c_out * self.network(t, c_in * x, *given)
 
 
 def parametrisation(spec: FlowSpec, data_std: float) -> Parametrisation:
@@ -155,11 +185,19 @@ def parametrisation(spec: FlowSpec, data_std: float) -> Parametrisation:
     return Parametrisation(spec.path, spec.prediction, data_std)
 
 
+def untrained(spec: FlowSpec, seeds: Sequence[int]) -> Network:
+    """Fresh networks of a flow, one a seed. A model that knows no labels need not take the number of classes."""
+    labels = () if spec.classes is None else (spec.classes,)
+    return spec.model.network(spec.data.shape, seeds, *labels)
+
+
 def velocity_field(spec: FlowSpec, weights: dict[str, Tensor] | None, device: str = "cpu") -> VelocityField:
     """The field of a flow: its network with these weights, or its oracle when the model needs none."""
     if not spec.model.trained:
         return spec.model.field(spec.path, spec.coupling, spec.source, spec.data)
-    network = spec.model.network(spec.data.shape, [spec.seed])
+    network = untrained(spec, [spec.seed])
     network.load_state_dict(weights or {})
     network.to(device).eval().requires_grad_(False)
+    if device.startswith("cuda") and len(spec.data.shape) == 3:
+        network.to(memory_format=torch.channels_last)
     return NetworkField(network, parametrisation(spec, spec.data.moments()[1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from pydantic import PositiveInt
@@ -18,12 +19,11 @@ from ..identity import Spec
 from ..metrics.base import Evidence, Exact, Geometry, Metric, Pairing, Resources
 from ..metrics.coupling import Minibatch
 from ..models import MODELS
+from ..models.base import Model
 from ..randomness import generator
 from ..statistics import Estimate
-from .flow import FlowSpec, PairsSpec
-from .sample import ReferenceSpec, SampleSpec, reference_times
-
-Pairs = tuple[Tensor, Tensor]
+from .flow import FlowSpec, Pairs, PairsSpec
+from .sample import ReferenceSpec, SampleSpec, asked_labels, reference_times
 
 
 class MeasureSpec(Spec):
@@ -79,7 +79,20 @@ class TruthSpec(Spec):
     metric: Metric
 
 
-AloneSpec = FloorSpec | TruthSpec | PairingSpec  # what is measured without a solve
+class GivenSpec(Spec):
+    """One row: a metric of the first n samples that a model of `given = True` holds."""
+
+    stage = "given"
+    shaping = frozenset({"data", "model", "metric", "n", "sample_seed"})
+
+    data: Data
+    model: Model
+    metric: Metric
+    n: PositiveInt
+    sample_seed: int
+
+
+AloneSpec = FloorSpec | TruthSpec | PairingSpec | GivenSpec  # what is measured without a solve
 
 
 def evidence(
@@ -93,7 +106,7 @@ def evidence(
     teacher: Geometry | None = None,
 ) -> Evidence:
     """What a metric may look at in this cell. `steps` are those of the reference solve, `pairs` the flow's reflow pairs."""
-    flow = cell.flow
+    flow, oracle = cell.flow, exact_field(cell.flow)
     return Evidence(
         data=flow.data,
         source=flow.source,
@@ -103,11 +116,12 @@ def evidence(
         fixed=None if pairs is None else len(pairs[0]),
         path=flow.path,
         generated=generated,
+        label=asked_labels(cell),
         geometry=geometry,
         resources=resources,
         teacher=teacher,
         velocity=field,
-        oracle=exact_field(flow),
+        oracle=None if oracle is None else told(flow, oracle),
         source_log_density=start_log_density(flow),
         end_time=flow.path.end_time,
         reference_steps=steps,
@@ -116,16 +130,31 @@ def evidence(
     )
 
 
+class _NotGiven:
+    """In place of what only a flow has: a metric that looks at it is skipped."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise Skip("samples alone are given: this needs the flow that made them")
+
+
+def given_evidence(spec: GivenSpec) -> Evidence:
+    """What a metric may look at where samples alone are given."""
+    nothing: Any = _NotGiven()
+    lacking = ("source", "coupling", "train_batch", "coupled", "path", "geometry", "resources")
+    generated = spec.model.samples(spec.data)[: spec.n]
+    return Evidence(data=spec.data, generated=generated, seed=spec.sample_seed, **dict.fromkeys(lacking, nothing))
+
+
 def coupled(
     data: Data, source: Data, coupling: Coupling, batch: int, seed: int, pairs: Pairs | None = None
-) -> Callable[[int], Pairs]:
+) -> Callable[[int], tuple[Tensor, Tensor]]:
     """A function of n: n pairs (x0, x1) as training draws them, from streams that no training uses, nested in n.
 
     Args:
-        pairs: of a reflow round, `(N, *shape)` each: then n of these, without repetition.
+        pairs: of a reflow round: then n of these, without repetition.
     """
 
-    def draw(n: int) -> Pairs:
+    def draw(n: int) -> tuple[Tensor, Tensor]:
         if pairs is not None:
             if n > len(pairs[0]):
                 raise Skip(f"{n} pairs asked for, the round was trained on {len(pairs[0])}: lower the metric's n")
@@ -157,6 +186,22 @@ def exact_field(flow: FlowSpec) -> Field | None:
     return None
 
 
+def told(flow: FlowSpec, field: Field) -> Field:
+    """A field for metrics that ask for velocities off the solved trajectories.
+
+    A conditional flow's is refused: such metrics give no labels, and what the network says without is another flow's velocity.
+    """
+    if flow.classes is None:
+        return field
+
+    def refused(t: Tensor, x: Tensor) -> Tensor:
+        raise Skip(
+            "this metric asks for the flow's velocity at points without a label: a conditional flow has none there"
+        )
+
+    return refused
+
+
 def start_log_density(flow: FlowSpec) -> Callable[[Tensor], Tensor]:
     """Log density of the state σ_0 x0 at t = 0, from the source's own."""
     sigma = flow.path.start(flow.source.take("train", 1).new_ones(())).double()
@@ -178,6 +223,8 @@ def alone(spec: AloneSpec, pairs: Pairs | None = None) -> Estimate:
         known = {"data": spec.data, "source": spec.source, "coupling": spec.coupling, "seed": spec.sample_seed}
         known |= {"train_batch": spec.batch, "fixed": None if pairs is None else len(pairs[0]), "coupled": draw}
         return spec.metric.measure(Pairing(**known))  # type: ignore[arg-type]
+    if isinstance(spec, GivenSpec):
+        return spec.metric.measure(given_evidence(spec))
     if isinstance(spec, TruthSpec):
         value = spec.metric.true_value(exact(spec.flow))
         if value is None:

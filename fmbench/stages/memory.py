@@ -1,13 +1,40 @@
-"""Peak memory of a piece of work."""
+"""Memory: the peak of a piece of work, and work in batches that fit."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import torch
+
+from ..errors import UserError
+
+T = TypeVar("T")
+
+
+def fitting(work: Callable[[int], T], batch: int, fixed: str | None = None) -> tuple[T, int]:
+    """The outcome of `work(batch)` and the batch: the one given, halved as often as the device runs out of memory.
+
+    Args:
+        fixed: why the batch must not be halved, for the error.
+
+    Raises:
+        UserError: the batch must not be halved. torch.OutOfMemoryError: a single sample is too much.
+    """
+    while True:
+        try:
+            return work(batch), batch
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            if fixed:
+                raise UserError(f"a batch of {batch} does not fit into the memory. Lower it: {fixed}") from None
+        batch = -(-batch // 2)  # outside of the handler, whose traceback keeps the tensors of the attempt
+        torch.cuda.empty_cache()
 
 
 class PeakMemory:

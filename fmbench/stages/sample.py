@@ -1,18 +1,22 @@
 """Sampling: a flow solved by one solver under one budget, and the fine reference solve that explains it.
 
-Both start from the same noise: sample i depends on (seed, i) alone, so all solvers, rounds and paths are compared in pairs.
+Both start from the same noise and, of a conditional flow, with the same labels: those of sample i depend on (seed, i)
+alone, so all solvers, rounds, paths and guidances are compared in pairs.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ..data.base import Data
+from ..data.base import Data, labels_of
+from ..flow.guidance import calls
 from ..flow.paths import Path
 from ..flow.velocity import Field, Velocity, require_finite
 from ..identity import Spec
@@ -21,8 +25,9 @@ from ..randomness import stream
 from ..solvers.base import Solver
 from ..solvers.fourth_order import RK4
 from ..solvers.grids import Grid, UniformGrid
-from .flow import FlowSpec, PairsSpec
-from .memory import PeakMemory
+from .arithmetic import Precision, faster, products
+from .flow import FlowSpec, Pairs, PairsSpec
+from .memory import PeakMemory, fitting
 
 PILOT = 512  # samples that decide how fine the reference solve must be
 SHORT = 0.1  # seconds; solves that are shorter are timed several times
@@ -33,7 +38,9 @@ class ReferenceSpec(Spec):
     """The fine solve of a flow: RK4, steps doubled until halving them moves the end by less than `tolerance` · data std."""
 
     stage = "reference"
-    shaping = frozenset({"flow", "n", "batch", "sample_seed", "tolerance", "max_steps"})
+    shaping = frozenset({"flow", "n", "batch", "sample_seed", "tolerance", "max_steps", "guidance", "precision"})
+    silent = frozenset({"compile"})
+    unchanged = {"guidance": 1.0, "precision": "float32"}
 
     flow: FlowSpec
     n: PositiveInt
@@ -41,13 +48,18 @@ class ReferenceSpec(Spec):
     sample_seed: int
     tolerance: PositiveFloat = 1e-5
     max_steps: PositiveInt = 512
+    guidance: float = 1.0
+    precision: Precision = "float32"
+    compile: bool = False
 
 
 class SampleSpec(Spec):
     """One cell: a flow, a solver, a budget. `steps` is None for adaptive solvers."""
 
     stage = "sample"
-    shaping = frozenset({"flow", "solver", "steps", "grid", "n", "batch", "sample_seed"})
+    shaping = frozenset({"flow", "solver", "steps", "grid", "n", "batch", "sample_seed", "guidance", "precision"})
+    silent = frozenset({"compile", "keep"})
+    unchanged = {"guidance": 1.0, "precision": "float32"}
 
     flow: FlowSpec
     solver: Solver
@@ -56,6 +68,10 @@ class SampleSpec(Spec):
     n: PositiveInt
     batch: PositiveInt
     sample_seed: int
+    guidance: float = 1.0
+    precision: Precision = "float32"
+    compile: bool = False
+    keep: bool = True  # all samples in the store, not only some to look at
 
 
 @dataclass(frozen=True)
@@ -69,11 +85,12 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Sampled:
-    """The generated samples `(n, *shape)` on the CPU, and what they cost."""
+    """The generated samples `(n, *shape)` on the CPU, what they cost, and the batch that the memory held."""
 
     x: Tensor
     resources: Resources
     ledger: Ledger
+    batch: int
 
     @property
     def steps(self) -> float:
@@ -89,11 +106,12 @@ class Reference:
     nfe: int
     trajectories: Tensor  # (T, m, *shape)
     times: Tensor  # (T,)
+    batch: int  # that the memory held
 
     @property
     def ledger(self) -> Ledger:
         """One call starts; then a step's last slope is the next one's first, though the last is asked for all the same."""
-        return Ledger(self.steps, 0, self.nfe - 4 * self.steps)
+        return Ledger(self.steps, 0, self.nfe % (4 * self.steps))
 
 
 def noise(source: Data, start: int, stop: int, seed: int) -> Tensor:
@@ -101,26 +119,59 @@ def noise(source: Data, start: int, stop: int, seed: int) -> Tensor:
     return stream(lambda n, rng: source.draw(n, rng)[0], start, stop, "noise", seed)
 
 
+def labels(flow: FlowSpec, start: int, stop: int, *names: str | int) -> Tensor | None:
+    """What samples start … stop − 1 of a conditional flow shall be `(n,)`, from the stream that `names` name; else None.
+
+    They follow the law of the data's own labels, so that the flow's samples as a whole follow the data's whole law.
+    """
+    if flow.classes is None:
+        return None
+    return stream(lambda n, rng: labels_of(flow.data, n, rng), start, stop, *names)
+
+
+def asked_labels(spec: SampleSpec | ReferenceSpec) -> Tensor | None:
+    """The labels `(n,)` that the samples of a cell are asked for; None of an unconditional flow."""
+    return labels(spec.flow, 0, spec.n, "labels", spec.sample_seed)
+
+
+def _cut(x: Tensor, label: Tensor | None, size: int, device: str = "cpu") -> list[tuple[Tensor, Tensor | None]]:
+    """Samples and their labels in batches of `size`, on the device."""
+    given = repeat(None) if label is None else label.to(device).split(size)
+    return list(zip(x.to(device).split(size), given, strict=False))
+
+
 @torch.inference_mode()
 def sample(spec: SampleSpec, field: Field, device: str = "cpu") -> Sampled:
-    """Generates spec.n samples in batches, timed after a warm-up call.
+    """Generates spec.n samples in batches, timed after a warm-up call. A batch that the memory does not hold is halved.
 
     Raises:
         Diverged: a sample is not finite. BudgetExceeded: an adaptive solver asked for too many calls.
+        UserError: the memory does not hold the batch of a solver whose results depend on it.
     """
+    fixed = f"solver '{spec.solver.name}' behaves differently in another" if spec.solver.depends_on_batch else None
+    field = faster(field, spec.precision, device, spec.compile and not spec.solver.adaptive)
+    with products(spec.precision, device):
+        return fitting(lambda batch: _sample(spec, field, batch, device), spec.batch, fixed)[0]
+
+
+def _sample(spec: SampleSpec, field: Field, size: int, device: str) -> Sampled:
     path = spec.flow.path
     z0 = path.start(noise(spec.flow.source, 0, spec.n, spec.sample_seed))
     ends = torch.tensor([0.0, path.end_time], dtype=torch.float64)
     times = spec.grid.on(path, spec.steps) if spec.grid and spec.steps else ends
-    batches = [batch.to(device) for batch in z0.split(spec.batch)]
-    field(times[0].to(device), batches[0])
+    batches = _cut(z0, asked_labels(spec), size, device)
+
+    def velocity_of(label: Tensor | None) -> Velocity:
+        return Velocity(field, path=path, label=label, guidance=spec.guidance)
+
+    velocity_of(batches[0][1])(times[0].to(device), batches[0][0])
 
     def solve() -> tuple[list[Tensor], float, Ledger, float]:
         parts, calls, work = [], 0, [0.0, 0.0, 0.0]
         _synchronise(device)
         started = time.perf_counter()
-        for batch in batches:
-            velocity = Velocity(field, path=path)
+        for batch, label in batches:
+            velocity = velocity_of(label)
             solution = spec.solver.integrate(velocity, batch, times.to(device))
             parts.append(solution.x)
             calls += velocity.evaluations
@@ -136,7 +187,7 @@ def sample(spec: SampleSpec, field: Field, device: str = "cpu") -> Sampled:
     while len(seconds) < 3 and sum(seconds) < SHORT:
         seconds.append(solve()[3])
     x = require_finite(torch.cat(parts).cpu(), "sampling")
-    return Sampled(x, Resources(nfe, tuple(seconds), memory.peak_mb), ledger)
+    return Sampled(x, Resources(nfe, tuple(seconds), memory.peak_mb), ledger, size)
 
 
 @torch.inference_mode()
@@ -146,10 +197,23 @@ def reference(spec: ReferenceSpec, field: Field, device: str = "cpu") -> Referen
     Raises:
         Diverged: the field is not finite along the way.
     """
+    field = faster(field, spec.precision, device, spec.compile)
+    with products(spec.precision, device):
+        return fitting(lambda batch: _reference(spec, field, batch, device), spec.batch)[0]
+
+
+def _reference(spec: ReferenceSpec, field: Field, size: int, device: str) -> Reference:
     path, data = spec.flow.path, spec.flow.data
     z0 = path.start(noise(spec.flow.source, 0, spec.n, spec.sample_seed))
-    steps, error = _enough_steps(field, path, z0[:PILOT].to(device), spec.tolerance * data.moments()[1], spec.max_steps)
-    parts = [_solve(field, path, batch.to(device), steps) for batch in z0.split(spec.batch)]
+    label, tolerance = asked_labels(spec), spec.tolerance * data.moments()[1]
+    cut = partial(_cut, z0, label, device=device)
+
+    def velocity_of(label: Tensor | None) -> Velocity:
+        return Velocity(field, path=path, label=label, guidance=spec.guidance)
+
+    pilot, label = cut(min(PILOT, size) if size < spec.batch else PILOT)[0]
+    steps, error = _enough_steps(velocity_of(label), path, pilot, tolerance, spec.max_steps)
+    parts = [_solve(velocity_of(label), path, batch, steps) for batch, label in cut(size)]
     merged = {
         name: torch.cat([getattr(part, name) for part in parts]).cpu()
         for name in ("z1", "start_velocity", "energy", "straightness", "length")
@@ -159,9 +223,10 @@ def reference(spec: ReferenceSpec, field: Field, device: str = "cpu") -> Referen
     return Reference(
         Geometry(z0=z0, error=error, **merged),
         steps=steps,
-        nfe=4 * steps + 1,
+        nfe=calls(spec.guidance) * (4 * steps + 1),
         trajectories=parts[0].states[:, :DRAWN][::every].cpu(),
         times=path.warp(torch.linspace(0, 1, steps + 1, dtype=torch.float64))[::every],
+        batch=size,
     )
 
 
@@ -235,28 +300,37 @@ def _solve(field: Field, path: Path, x: Tensor, steps: int) -> _Solved:
 
 
 @torch.inference_mode()
-def pairs_from(spec: PairsSpec, field: Field, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """Reflow pairs (z0, z1) `(n, *shape)` each, from noise and data that no evaluation uses.
+def pairs_from(spec: PairsSpec, field: Field, device: str = "cpu") -> Pairs:
+    """Reflow pairs (z0, z1), `n` of them, from noise and data that no evaluation uses.
 
-    The first (1 − inverted) n are solved forward from the source, the others backward from the data.
+    The first (1 − inverted) n are solved forward from the source, the others backward from the data; those of a conditional
+    flow with labels of the data's own law, and with the data's own labels.
     """
     flow = spec.flow
     names = (flow.seed, *((flow.reflow,) if flow.reflow else ()))  # every round draws anew
     grid = UniformGrid().times(spec.steps or 1, flow.path.end_time).to(device)
     backward = round(spec.inverted * spec.n)
 
-    def solved(x: Tensor, times: Tensor) -> Tensor:
-        parts = x.split(16 * flow.train.batch)
-        return torch.cat(
-            [spec.solver.integrate(Velocity(field, path=flow.path), part.to(device), times).x.cpu() for part in parts]
-        )
+    def solved(x: Tensor, label: Tensor | None, times: Tensor) -> Tensor:
+        def inside(size: int) -> Tensor:
+            parts = [
+                spec.solver.integrate(Velocity(field, path=flow.path, label=given), part, times).x.cpu()
+                for part, given in _cut(x, label, size, device)
+            ]
+            return torch.cat(parts)
 
+        fixed = f"train.batch decides it, and solver '{spec.solver.name}' behaves differently in another"
+        return fitting(inside, 16 * flow.train.batch, fixed if spec.solver.depends_on_batch else None)[0]
+
+    label = labels(flow, 0, spec.n - backward, "pairs' labels", *names)
     z0 = stream(lambda n, rng: flow.source.draw(n, rng)[0], 0, spec.n - backward, "pairs", *names)
-    z1 = solved(z0, grid)
+    z1 = solved(z0, label, grid)
     if backward:
         x1 = stream(lambda n, rng: flow.data.draw(n, rng)[0], 0, backward, "inverted pairs", *names)
-        z0, z1 = torch.cat([z0, solved(x1, grid.flip(0))]), torch.cat([z1, x1])
-    return require_finite(z0, "drawing pairs"), require_finite(z1, "drawing pairs")
+        own = labels(flow, 0, backward, "inverted pairs", *names)
+        z0, z1 = torch.cat([z0, solved(x1, own, grid.flip(0))]), torch.cat([z1, x1])
+        label = None if label is None or own is None else torch.cat([label, own])
+    return Pairs(require_finite(z0, "drawing pairs"), require_finite(z1, "drawing pairs"), label)
 
 
 def _synchronise(device: str) -> None:

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from ..errors import Diverged
 from ..models.base import Network
 from ..randomness import seed_of
-from .flow import FlowSpec, TrainSettings, parametrisation
+from .arithmetic import cast, products
+from .flow import FlowSpec, Pairs, TrainSettings, parametrisation, untrained
 from .minibatches import minibatches
 
 ALIGNMENT = 64  # floats: whole vector registers and cache lines, unrolled
 CHECKPOINT_SECONDS = 15.0
+CHECKPOINT_SHARE = 0.02  # of the time may go into checkpoints: large networks are saved less often
 
 State = dict[str, Tensor]
 
@@ -89,21 +91,23 @@ def train(
     specs: Sequence[FlowSpec],
     *,
     device: str = "cpu",
-    pairs: Sequence[tuple[Tensor, Tensor] | None] | None = None,
+    pairs: Sequence[Pairs | None] | None = None,
     initial: Sequence[dict[str, Tensor]] | None = None,
     states: Sequence[State | None] | None = None,
     checkpoint: Callable[[int, list[State]], None] | None = None,
     progress: Callable[[int], None] = lambda samples: None,
+    curves: Callable[[int, Tensor], None] | None = None,
 ) -> list[Trained | Diverged]:
     """Trains flows that differ in nothing but their seed.
 
     Args:
         specs: one a seed; several only where `seeds_at_once` allows it.
-        pairs: for reflow rounds, each seed's fixed pairs (z0, z1), `(n, *shape)` each.
+        pairs: for reflow rounds, each seed's fixed pairs.
         initial: each seed's weights to start from, by parameter name; freshly drawn ones when None.
         states: where to go on, as `checkpoint` received it; all of the same step.
         checkpoint: called every few seconds with the step and each seed's state.
         progress: called with the samples seen since the last call, summed over seeds.
+        curves: called about a hundred times with the samples that each seed has seen, and their mean losses `(S,)` since.
 
     Returns:
         For each spec its weights, or `Diverged` where the loss left the finite numbers.
@@ -112,11 +116,12 @@ def train(
     stack, batch, steps = len(specs), settings.batch, settings.steps
     if stack > 1 and batch % ALIGNMENT:
         raise ValueError(f"flows with train.batch = {batch}, no multiple of {ALIGNMENT}, are trained one by one")
-    network = first.model.network(first.data.shape, [s.seed for s in specs])
+    network = untrained(first, [s.seed for s in specs])
     if initial is not None:
         stacked = {name: [w[name] for w in initial] for name in initial[0]}
         network.load_state_dict({name: torch.cat(w) if stack > 1 else w[0] for name, w in stacked.items()})
     network = network.to(device).train()
+    called = torch.compile(network, dynamic=False) if settings.compile else network
     packed = PackedParameters(network, stack)
     average = packed.flat.clone()
     optimiser = torch.optim.AdamW([packed.flat], lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
@@ -133,35 +138,40 @@ def train(
     log_every = max(1, steps // 100)
     draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules())
     started = last_saved = time.monotonic()
+    pause = CHECKPOINT_SECONDS
 
-    for step, batches in minibatches(specs, start, steps, data_std, pairs, device):
-        for group in optimiser.param_groups:
-            group["lr"] = _learning_rate(settings, step)
-        t, inputs, targets = batches
-        with ExitStack() as during:  # contexts cost as much as a small network's layer: only those that are needed
-            if settings.precision == "bfloat16":
-                during.enter_context(torch.autocast(torch.device(device).type, torch.bfloat16))
-            if draws:
-                during.enter_context(_own_randomness(device, "dropout", first.reflow, first.seed, step))
-            predicted = network(t, inputs)
-        loss = settings.loss.of(predicted.float() - targets, settings.weight.at(reading, t))
-        gradient = packed.backward(loss.sum())
-        if settings.clip is not None:
-            gradient *= (settings.clip / (gradient.norm(dim=1, keepdim=True) + 1e-12)).clamp(max=1.0)
-        optimiser.step()
-        average.lerp_(packed.flat, 1 - _ema_decay(settings.ema_samples, batch, step))
-        loss_sum += loss.detach()
-        if (step + 1) % log_every == 0 or step + 1 == steps:
-            mean_loss = (loss_sum / (step + 1 - since)).cpu().double()  # float32 cannot count beyond 2²⁴ samples
-            curve.append(torch.stack([torch.full_like(mean_loss, (step + 1) * batch), mean_loss], dim=1))
-            progress((step + 1 - since) * batch * stack)
-            since, loss_sum = step + 1, torch.zeros_like(loss_sum)
-            if not torch.isfinite(curve[-1][:, 1]).any():  # no seed has a finite loss
-                break
-        if checkpoint and time.monotonic() - last_saved > CHECKPOINT_SECONDS:
-            rows = {"parameters": packed.flat, "average": average, "loss_sum": loss_sum, **_moments(optimiser)}
-            checkpoint(step + 1, _capture(step + 1, since, rows, curve))
-            last_saved = time.monotonic()
+    with products(settings.precision, device):
+        for step, (t, inputs, targets, label) in minibatches(specs, start, steps, data_std, pairs, device):
+            for group in optimiser.param_groups:
+                group["lr"] = _learning_rate(settings, step)
+            with ExitStack() as during:  # contexts cost as much as a small network's layer: only those that are needed
+                if settings.precision == "bfloat16":
+                    during.enter_context(cast(settings.precision, device))
+                if draws:
+                    during.enter_context(_own_randomness(device, "dropout", first.reflow, first.seed, step))
+                predicted = called(t, inputs) if label is None else called(t, inputs, label)
+            loss = settings.loss.of(predicted.float() - targets, settings.weight.at(reading, t))
+            gradient = packed.backward(loss.sum())
+            if settings.clip is not None:
+                gradient *= (settings.clip / (gradient.norm(dim=1, keepdim=True) + 1e-12)).clamp(max=1.0)
+            optimiser.step()
+            average.lerp_(packed.flat, 1 - _ema_decay(settings, step))
+            loss_sum += loss.detach()
+            # The device is waited for here alone: at the points of the curve and where a checkpoint is due.
+            if (step + 1) % log_every == 0 or step + 1 == steps:
+                mean_loss = (loss_sum / (step + 1 - since)).cpu().double()  # float32 cannot count beyond 2²⁴ samples
+                curve.append(torch.stack([torch.full_like(mean_loss, (step + 1) * batch), mean_loss], dim=1))
+                progress((step + 1 - since) * batch * stack)
+                if curves:
+                    curves((step + 1) * batch, mean_loss)
+                since, loss_sum = step + 1, torch.zeros_like(loss_sum)
+                if not torch.isfinite(curve[-1][:, 1]).any():  # no seed has a finite loss
+                    break
+            if checkpoint and (began := time.monotonic()) - last_saved > pause:
+                rows = {"parameters": packed.flat, "average": average, "loss_sum": loss_sum, **_moments(optimiser)}
+                checkpoint(step + 1, _capture(step + 1, since, rows, curve))
+                last_saved = time.monotonic()
+                pause = max(CHECKPOINT_SECONDS, (last_saved - began) / CHECKPOINT_SHARE)
 
     weights = (average if settings.ema_samples else packed.flat).cpu()
     seconds = (time.monotonic() - started) / stack
@@ -189,13 +199,20 @@ def _own_randomness(device: str, *parts: str | int) -> Iterator[None]:
 def _learning_rate(settings: TrainSettings, step: int) -> float:
     seen = (step + 1) * settings.batch
     rise = min(1.0, seen / settings.warmup) if settings.warmup else 1.0
-    fall = 0.5 * (1 + math.cos(math.pi * step / settings.steps)) if settings.schedule == "cosine" else 1.0
+    fall = 1.0
+    if settings.schedule == "cosine":
+        fall = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    elif settings.schedule == "linear" and settings.samples > settings.warmup:  # a triangle with its top at `warmup`
+        fall = min(1.0, max(0.0, (settings.samples - seen) / (settings.samples - settings.warmup)))
     return settings.lr * rise * fall
 
 
-def _ema_decay(half_life: int, batch: int, step: int) -> float:
-    """Decay of one step; the half-life grows with the samples seen until it reaches its value (Karras 2022, EDM's ramp)."""
-    return 0.5 ** (batch / min(half_life, max(1.0, 0.05 * step * batch))) if half_life else 0.0
+def _ema_decay(settings: TrainSettings, step: int) -> float:
+    """Decay of one step; by the ramp the half-life grows with the samples seen until it reaches its value (Karras 2022's EMA)."""
+    half_life: float = settings.ema_samples
+    if settings.ema_ramp is not None:
+        half_life = min(half_life, max(1.0, settings.ema_ramp * step * settings.batch))
+    return 0.5 ** (settings.batch / half_life) if half_life else 0.0
 
 
 def _moments(optimiser: torch.optim.AdamW) -> dict[str, Tensor]:

@@ -81,7 +81,7 @@ def main() -> None:
             def mine(rng: torch.Generator = rng) -> object:
                 x0, x1 = batch("fmbench")
                 i, j = ours.pair(x0, x1, rng)
-                return x0[i], x1[j]
+                return x0.index_select(0, i), x1.index_select(0, j)
 
             times = harness.interleaved({"torchcfm": theirs, "fmbench": mine}, repeat=20 if n <= 256 else 6)
             x0, x1 = batches[0]

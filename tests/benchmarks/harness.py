@@ -40,6 +40,16 @@ def interleaved(tasks: dict[str, Callable[[], object]], *, repeat: int) -> dict[
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
+def once(tasks: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Milliseconds of each task, done once: for those that take so long that a second time says nothing new."""
+    taken = {}
+    for name, task in tasks.items():
+        start = time.perf_counter()
+        task()
+        taken[name] = 1e3 * (time.perf_counter() - start)
+    return taken
+
+
 def describe(*packages: str) -> None:
     """Machine, threads and versions, without which a number means nothing."""
     import torch

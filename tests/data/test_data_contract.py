@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pictures import stood_in
 
 from fmbench.data import DATA, Data
-from fmbench.data.base import FiniteData
+from fmbench.data.base import FiniteData, Split
+from fmbench.data.pictures import SPLITS, Pictures
 from fmbench.data.toys import GaussianMixture
 from fmbench.errors import UserError
 from fmbench.randomness import BLOCK, generator
 
-EVERY = [DATA.build(name) for name in DATA.names()]
-ENDLESS = [data for data in EVERY if data.size("train") is None]
+EVERY = stood_in(DATA.names())
+ENDLESS = [data for data in EVERY if not isinstance(data, FiniteData)]
 FINITE = [data for data in EVERY if isinstance(data, FiniteData)]
 LOPSIDED = GaussianMixture(
     means=((-2, 0.5), (1, -1), (0, 2)), stds=((0.3, 0.7), 0.5, (1, 0.4)), weights=(0.2, 0.5, 0.3)
 )
 PLANAR = [data for data in ENDLESS if data.shape == (2,)] + [LOPSIDED]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def cache(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One for this whole file: pictures are decoded once."""
+    monkeypatch.setenv("FMBENCH_CACHE", str(shared))
+    return shared
 
 
 def named(data: list[Data]) -> dict:
@@ -39,7 +54,11 @@ def test_draws_have_the_shape_are_float32_and_come_from_the_generator_alone(data
     assert x.isfinite().all()
     assert torch.equal(x, again)
     assert not torch.equal(x, other)
-    assert label is None or (label.shape == (300,) and label.dtype == torch.int64 and len(label.unique()) > 1)
+    assert (label is None) == (data.classes is None)
+    if label is not None:
+        assert label.shape == (300,)
+        assert label.dtype == torch.int64
+        assert set(label.tolist()) == set(range(min(data.classes, 10)))  # of 1,000 classes the stand-ins have ten
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -55,9 +74,31 @@ def test_samples_are_nested_in_n_and_differ_by_seed_and_split(data: Data) -> Non
 
 
 @pytest.mark.parametrize("data", **named(EVERY))
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_labels_are_those_of_the_samples(data: Data, split: Split) -> None:
+    if data.classes is None:
+        with pytest.raises(UserError, match=f"'{data.name}' has no labels"):
+            data.take_labels(split, 5)
+        return
+    n = min(data.size(split) or 1100, 1100)
+    x, label = data.take(split, n, seed=3), data.take_labels(split, n, seed=3)
+    assert label.shape == (n,)
+    assert torch.equal(data.take_labels(split, 7, seed=3), label[:7])
+    if (law := data.mixture()) is not None:
+        assert ((x - law.means[label]).abs() < 6 * law.stds[label]).all()
+    elif data.size(split) is not None:
+        all_x, all_labels = data.take(split, None), data.take_labels(split, None)
+        same = (all_x.flatten(1)[:, None] == x.flatten(1)[:9]).all(2).double().argmax(0)
+        assert torch.equal(all_labels[same], label[:9])
+    else:
+        with pytest.raises(UserError, match="is endless"):
+            data.take_labels(split, None)
+
+
+@pytest.mark.parametrize("data", **named(EVERY))
 def test_round_trip_and_plain_label(data: Data) -> None:
     assert DATA.build(data.spec()) == data
-    assert data.label() == data.name
+    assert data.label() == data.name or (isinstance(data, Pictures) and data.label().startswith(data.name))
     assert type(data).__doc__
 
 
@@ -110,13 +151,13 @@ def test_labels_are_equally_likely_components(data: Data) -> None:
 
 @pytest.mark.parametrize("data", **named(FINITE))
 def test_finite_splits_are_disjoint_and_stratified(data: FiniteData) -> None:
-    (train, train_label), (test, test_label) = data.arrays("train"), data.arrays("test")
+    (train, train_label), (test, test_label) = ((data.take(s, None), data.take_labels(s, None)) for s in SPLITS)
     both = torch.cat([train, test]).flatten(1)
     assert len(both.unique(dim=0)) == len(both)
     share = [label.bincount() / len(label) for label in (train_label, test_label)]
     assert (share[0] - share[1]).abs().max() < 1 / len(test) + 1 / len(train)  # rounding alone
     steps = (both.double() + 1) * (data.levels - 1) / 2
-    assert torch.equal(steps, steps.round())
+    assert torch.allclose(steps, steps.round(), rtol=0, atol=1e-4)
     assert (both.min(), both.max()) == (-1, 1)
     with pytest.raises(UserError, match="holds"):
         data.take("test", len(test) + 1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from fmbench.errors import Diverged, UserError
 from fmbench.execute import _Schedule, devices_for, missing
@@ -126,6 +127,47 @@ def test_reflow_runs_and_its_rounds_are_shared(tiny: Tiny, measured: Measured, m
     calls = counted(monkeypatch)
     measured(tiny(flow__reflow=[0, 1, 2], flow__seed=0))
     assert [name for name, _ in calls if name in ("train", "pairs_from")] == ["pairs_from", "train"]  # round 2 alone
+
+
+def test_two_suites_share_one_artefact_of_pairs(
+    tiny: Tiny, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else they measure and sample, and whichever of the next round and the students asks first."""
+    measured(tiny(flow__reflow=1, flow__seed=0))
+    calls = counted(monkeypatch)
+    other = {
+        "suite": "other",
+        "metrics": ["w2", "train_coupling_cost_l1"],
+        "sample__n": 32,
+        "sample__solvers": ["dopri5"],
+    }
+    table = measured(tiny(flow__reflow=[0, 1], flow__distilled=[0, 1], flow__seed=0, **other))
+    assert set(table["status"]) == {"ok"}
+    computed = [name for name, _ in calls if name in ("train", "pairs_from")]
+    assert computed == ["train", "pairs_from", "train"], "the student of round 0; round 1's pairs and their student"
+    assert len({record for record in Store().root.rglob("pairs-*") if record.suffix == ".safetensors"}) == 2
+
+
+def test_a_round_may_start_from_the_weights_before_it(
+    tiny: Tiny, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fmbench.execute import jobs
+
+    train, started = jobs.train, []
+
+    def seen(specs: Any, **more: Any) -> Any:
+        started.append(more["initial"])
+        return train(specs, **more)
+
+    monkeypatch.setattr(jobs, "train", seen)
+    for init in ("previous", "scratch"):
+        suite = tiny(flow__reflow=1, flow__seed=0, pairs={"n": 64, "solver": {"name": "rk4", "steps": 4}, "init": init})
+        measured(suite, only=("metric=nfe",))
+    first = make_plan(parse(suite)).flows()[0]
+    (none, (weights,), scratch) = started
+    assert none is scratch is None, "the first round, and a round from scratch"
+    for name, tensor in Store().read(first.key).tensors.items():
+        assert torch.equal(weights[name], tensor)
 
 
 # ---- failures are rows ----

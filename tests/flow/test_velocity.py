@@ -28,7 +28,7 @@ def test_counts_and_holds_to_its_budget() -> None:
 
 
 def test_a_guided_evaluation_costs_two() -> None:
-    velocity = Velocity(lambda t, x: x, calls_per_evaluation=2)
+    velocity = Velocity(lambda t, x, label=None: x, label=torch.zeros(4), guidance=2)
     velocity(torch.tensor(0.0), torch.ones(3, 1))
     assert (velocity.nfe, velocity.evaluations) == (2, 6)
 

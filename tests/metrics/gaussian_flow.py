@@ -66,6 +66,7 @@ class GaussianFlow:
             "coupled": coupled(data, source, coupling, 64, seed),
             "path": Rectified(),
             "generated": geometry.z1.float(),
+            "label": torch.zeros(n, dtype=torch.int64),  # the mixture's one component
             "geometry": geometry,
             "teacher": self.geometry(n, seed + 1),
             "resources": Resources(nfe=8, seconds=(0.5, 0.7), peak_memory_mb=12.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,10 +16,10 @@ from fmbench.data import DATA, Data
 from fmbench.errors import Skip
 from fmbench.flow import COUPLINGS, Coupling
 from fmbench.metrics import METRICS
-from fmbench.metrics.base import Pairing
+from fmbench.metrics.base import Geometry, Pairing, PerSampleMetric
 from fmbench.metrics.coupling import CouplingBias, DistinctPairs, LabelSkew, Minibatch, median
 from fmbench.stages.measure import coupled
-from fmbench.statistics import Estimate
+from fmbench.statistics import Estimate, mean
 
 
 class Replaced(Coupling):
@@ -99,6 +100,37 @@ def test_coupling_cost_in_one_dimension_is_that_of_sorted_samples() -> None:
     assert estimate.stderr == pytest.approx(values.std().item() / 2, rel=1e-9)
     large = measure("train_coupling_cost", pairing("minibatch-ot", batch=1024, **line), n=8192)
     assert near(large, 3**2 + (2 - 1) ** 2, 5)  # W2² of the laws, n^(−1) log n away from it
+
+
+@pytest.mark.parametrize(
+    ("cost", "c"), {"_l1": lambda d: 3 + d, "_l2": lambda d: (9 + d * d) ** 0.5, "_power": lambda d: (9 + d * d) ** 0.75,
+                    "": lambda d: 9 + d * d}.items()
+)  # fmt: skip
+def test_every_cost_of_the_coupling_is_that_of_the_same_displacements(cost: str, c: Any) -> None:
+    """Displacements (3, 0) and (3, 4), as often: twice the same cost, whether the pairs are a round's or a minibatch's."""
+    x0 = torch.zeros(100, 2)
+    x1 = x0 + torch.tensor([3.0, 4.0]) * torch.tensor([[1.0, k % 2] for k in range(100)])
+    of = replace(pairing(), coupled=lambda n: (x0[:n], x1[:n]), fixed=100)
+    found = measure(f"train_coupling_cost{cost}", of)
+    assert (found.value, found.n) == (pytest.approx((c(0) + c(4)) / 2), 100)
+    whole = replace(of, coupling=COUPLINGS.build("minibatch-ot"), train_batch=20, fixed=None)
+    assert measure(f"train_coupling_cost{cost}", whole, n=99) == Estimate(found.value, 0.0, 100, 4)
+    wrong = measure(f"train_coupling_cost{cost}", replace(of, coupled=lambda n: (x0[:n], x1[:n].abs().sqrt())))
+    assert abs(wrong.value - found.value) > 10 * found.stderr, "roots of the pairs' ends are other pairs"
+
+
+@pytest.mark.parametrize("cost", ["", "_l1", "_l2", "_power"])
+def test_a_cost_of_the_coupling_is_its_flow_s_on_the_same_pairs(cost: str) -> None:
+    """`reflow-cost-nonincreasing` holds one against the other: they must be the same c."""
+    rng = torch.Generator().manual_seed(0)
+    x0, x1 = (torch.randn(50, 3, generator=rng) for _ in range(2))
+    zero = torch.zeros(50, dtype=torch.float64)
+    geometry = Geometry(x0, x1, x0, zero, zero, zero, error=0.0)
+    own = METRICS.build(f"transport_cost{cost}")
+    coupling = measure(f"train_coupling_cost{cost}", replace(pairing(), coupled=lambda n: (x0, x1), fixed=50))
+    assert isinstance(own, PerSampleMetric)
+    assert coupling == mean(own.per_sample(geometry))
+    assert own.unit == METRICS.build(f"train_coupling_cost{cost}").unit
 
 
 def test_n_is_rounded_up_to_whole_problems_and_one_problem_has_no_error() -> None:
@@ -253,7 +285,7 @@ def test_a_reflow_round_has_a_cost_and_no_minibatches() -> None:
     assert measure("train_coupling_cost", of, n=150) == Estimate(9.0, 0.0, 150)
     assert measure("train_coupling_cost", of, n=1000).n == 200, "all that there are"
     for name in METRICS.names():
-        if METRICS.get(name).scope == "coupling" and name != "train_coupling_cost":
+        if METRICS.get(name).scope == "coupling" and not name.startswith("train_coupling_cost"):
             with pytest.raises(Skip, match="reflow round trains on fixed pairs"):
                 measure(name, of)
 

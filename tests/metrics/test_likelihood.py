@@ -13,7 +13,7 @@ from fmbench.data import DATA
 from fmbench.data.toys import Normal
 from fmbench.errors import Skip
 from fmbench.metrics import likelihood
-from fmbench.metrics.likelihood import NLL, backward, divergence_of, held_out, hutchinson
+from fmbench.metrics.likelihood import NLL, backward, divergence_of, held_out, hutchinson, of_probes
 from fmbench.statistics import mean
 
 FLOW = GaussianFlow((1.0, -0.5), (0.5, 3.0))
@@ -85,7 +85,7 @@ def test_divergence_is_the_jacobians_trace() -> None:
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     v, divergence = divergence_of(field, 0.3, x)
     assert torch.equal(v, field(0.3, x))
-    assert torch.allclose(divergence, x[:, 1] + x[:, 1].cos() * x[:, 2])
+    assert torch.allclose(divergence[:, 0], x[:, 1] + x[:, 1].cos() * x[:, 2])
     images, _ = divergence_of(lambda t, x: x**2, 0.0, x.reshape(5, 1, 3, 1))
     assert images.shape == (5, 1, 3, 1)
     with torch.no_grad():
@@ -155,6 +155,32 @@ def test_hutchinson_is_unbiased_within_the_error_of_its_probes(noise: str, probe
     assert abs(gap.value) < 4 * gap.stderr
     assert (exact.calls, exact.vjps) == (32, 64)
     assert (guess.calls, guess.vjps) == (32, 32 * probes)
+    assert exact.probe_stderr is None
+    if probes == 1:
+        assert guess.probe_stderr == math.inf  # one probe a sample shows no spread
+    else:
+        assert guess.probe_stderr == pytest.approx(math.sqrt(variance / probes / n), rel=0.1)
+
+
+def test_data_and_probes_are_stated_apart() -> None:
+    """stderr² = data² + probes²: the probes' share is ‖A + Aᵀ‖² less its diagonal, over 2 K n, at any number of probes."""
+    n = 4000
+    evidence = FLOW.evidence(n, velocity=mixing)
+    alone = mixed("exact").measure(evidence)
+    assert alone.probe_stderr is None
+    for probes in (2, 8):
+        guess = mixed("hutchinson", probes=probes).measure(evidence)
+        known = math.sqrt((0.8 - 0.5) ** 2 / probes / n)
+        assert guess.probe_stderr == pytest.approx(known, rel=0.06)
+        assert guess.stderr == pytest.approx(math.hypot(alone.stderr, known), rel=0.03)
+
+
+def test_a_twin_that_takes_probes_for_data_is_told_apart() -> None:
+    """The spread of all K n numbers is the data's, too: the probes' part is within each sample alone."""
+    integrals = torch.randn(500, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    integrals += 10 * torch.randn(500, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert of_probes(integrals) == pytest.approx(1 / math.sqrt(4 * 500), rel=0.1)
+    assert mean(integrals.flatten()).stderr > 5 * of_probes(integrals)
 
 
 def test_probes_belong_to_their_sample() -> None:

@@ -2,18 +2,78 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from gaussian_flow import GaussianFlow
+from small_images import SmallImages, evidence, images
 
+from fmbench.data import DATA, Data
+from fmbench.data.toys import Normal
+from fmbench.errors import Skip, Unavailable
 from fmbench.metrics import METRICS, Metric
+from fmbench.metrics.fid import FeatureMetric
+from fmbench.randomness import generator
+from fmbench.statistics import Estimate
 
-EVERY = [METRICS.build(name) for name in METRICS.names()]
+OWN = {"features": "channel-means"}
+PARAMETERS = {  # of image metrics, so that they measure 24 images without weights
+    "fd_own": OWN, "fd_infinity": OWN, "precision": OWN, "recall": OWN, "kid": {**OWN, "size": 12, "subsets": 5},
+}  # fmt: skip
+EVERY = [METRICS.build({"name": name, **PARAMETERS.get(name, {})}) for name in METRICS.names()]
 FLOW = GaussianFlow((1.0, -0.5), (0.5, 2.0))
 WITHOUT_SPREAD = {"nfe", "distinct_pairs", "coupling_label_skew"}  # here: counts, and one label that can skew nothing
+COUNTS = {"precision", "recall"}  # shares of a few images: two draws may agree
+DIGITS = DATA.build("digits")
 each = pytest.mark.parametrize("metric", EVERY, ids=[metric.name for metric in EVERY])
+
+
+def many(metric: Metric) -> int:
+    return 24 if isinstance(metric, FeatureMetric) else 150
+
+
+@pytest.fixture(autouse=True)
+def without_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Networks take long: what they compute is tested where each of them is."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("fmbench.metrics.features.effnet._file", lambda: None)
+    monkeypatch.delenv("FMBENCH_INCEPTION_WEIGHTS", raising=False)
+
+
+@contextlib.contextmanager
+def needing_weights() -> Iterator[None]:
+    try:
+        yield
+    except Unavailable as lacking:
+        pytest.skip(str(lacking))
+
+
+def measured(metric: Metric, n: int) -> Estimate:
+    """On points of the plane or, where the metric is for images or for labels, on images."""
+    if isinstance(metric, FeatureMetric):
+        with needing_weights():
+            return metric.measure(evidence(images(n, "generated")))
+    # not quite the exact field: what compares fields has something to measure
+    try:
+        return metric.measure(FLOW.evidence(n, velocity=lambda t, x: 1.1 * FLOW.velocity_at(t, x)))
+    except Skip:
+        noise = 0.5 * torch.randn(n, *DIGITS.shape, generator=generator("noise"))
+        known = {"generated": DIGITS.take("train", n) + noise, "label": DIGITS.take_labels("train", n), "data": DIGITS}
+        flat = Normal(dims=DIGITS.shape)
+        known |= {
+            "source": flat,
+            "source_log_density": flat.log_density,
+            "velocity": lambda t, x: x.sin(),
+            "reference_steps": 1,
+        }
+    try:
+        return metric.measure(FLOW.evidence(n, **known))
+    except Skip as reason:
+        pytest.skip(str(reason))
 
 
 @each
@@ -29,33 +89,36 @@ def test_facts(metric: Metric) -> None:
 @each
 def test_spec_and_label_round_trip(metric: Metric) -> None:
     assert METRICS.build(metric.spec()) == metric
-    assert metric.label() == metric.name
+    assert metric.name in PARAMETERS or metric.label() == metric.name
     if "n" in type(metric).model_fields:
-        small = METRICS.build({"name": metric.name, "n": 123})
-        assert small.label() == metric.name, "n has a column of its own"
+        fewer = many(metric) - 2
+        small = METRICS.build({**metric.spec(), "n": fewer})
+        assert small.label() == metric.label(), "n has a column of its own"
         assert METRICS.build(small.spec()) == small
-        whole = (123, 128) if metric.scope == "coupling" else (123,)  # minibatches of 64
-        assert small.measure(FLOW.evidence(150)).n in whole
+        whole = (fewer, 192) if metric.scope == "coupling" else (fewer,)  # minibatches of 64
+        assert measured(small, many(metric)).n in whole
 
 
 @each
 def test_measures_a_finite_value_from_the_evidence_alone(metric: Metric) -> None:
     before = torch.get_rng_state()
-    # not quite the exact field: what compares fields has something to measure
-    seen = {"velocity": lambda t, x: 1.1 * FLOW.velocity_at(t, x)}
-    one, two = (metric.measure(FLOW.evidence(150, **seen)) for _ in range(2))
+    one, two = (measured(metric, many(metric)) for _ in range(2))
     assert one == two or metric.unit == "ms"
     assert math.isfinite(one.value)
     assert one.stderr > 0 or metric.name in WITHOUT_SPREAD
-    assert one.n == 150 or metric.scope == "coupling"
+    assert one.n == many(metric) or metric.scope == "coupling"
     assert torch.equal(before, torch.get_rng_state())
 
 
 @each
 def test_floor_is_of_the_data_alone(metric: Metric) -> None:
-    floor = metric.floor(FLOW.data, 150, 0)
+    data: Data = SmallImages() if isinstance(metric, FeatureMetric) else FLOW.data
+    n = many(metric)
+    with needing_weights():
+        floor = metric.floor(data, n, 0)
+    assert (floor is not None) == metric.has_floor(data)
     if floor is None:
         return
-    assert floor == metric.floor(FLOW.data, 150, 0)
-    assert floor != metric.floor(FLOW.data, 150, 1)
-    assert floor.n == 150
+    assert floor == metric.floor(data, n, 0)
+    assert floor != metric.floor(data, n, 1) or metric.name in COUNTS
+    assert floor.n == n

@@ -31,7 +31,8 @@ CASES = {
 N = 1000
 MEASURED = [
     "transport_cost", "transport_cost_l1", "transport_cost_l2", "straightness", "straightness_normalized", "path_energy",
-    "path_length_ratio", "one_step_error", "train_coupling_cost", "minimal_loss", "balance_residual", "identity_residual",
+    "path_length_ratio", "one_step_error", "train_coupling_cost", "train_coupling_cost_l1",
+    "train_coupling_cost_l2", "minimal_loss", "balance_residual", "identity_residual",
     "model_error", "nll",
 ]  # fmt: skip
 

@@ -13,11 +13,17 @@ from fmbench.data import DATA, Data
 from fmbench.errors import UserError
 from fmbench.flow import COUPLINGS, PATHS
 from fmbench.models import MODELS, Model, Network
+from fmbench.models.base import NO_LABEL
 from fmbench.randomness import generator
 
 EVERY = [MODELS.build(name) for name in MODELS.names()]
 TRAINED = [model for model in EVERY if model.trained]
-EXACT = [model for model in EVERY if not model.trained]
+EXACT = [model for model in EVERY if model.exact]
+CONDITIONAL = [
+    MODELS.build({"name": model.name, "conditional": True})
+    for model in EVERY
+    if "conditional" in type(model).model_fields
+]
 CANDIDATES = ["gaussian-mixture", "digits"]
 NORMAL, RECTIFIED, INDEPENDENT = DATA.build("normal"), PATHS.build("rectified"), COUPLINGS.build("independent")
 
@@ -109,6 +115,42 @@ def test_every_parameter_learns(model: Model, data: Data) -> None:
     network(t, x).square().sum().backward()
     idle = [name for name, p in network.named_parameters() if p.grad is None]
     assert not idle
+
+
+@pytest.mark.parametrize(
+    ("model", "data"), [pair for pair in PAIRS if "conditional" in type(pair.values[0]).model_fields]
+)
+def test_conditional_networks_see_labels(model: Model, data: Data) -> None:
+    model, plain = model.model_copy(update={"conditional": True}), model
+    network, alike = model.network(data.shape, [3], 4).eval(), plain.network(data.shape, [3]).eval()
+    t, x = inputs(data, 6)
+    label = torch.tensor([0, 1, 2, 3, NO_LABEL, 1])
+    with torch.no_grad():
+        out, none = network(t, x, label), network(t, x)
+        assert torch.allclose(network(t[None], x[None], label[None])[0], out, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(
+            network(torch.tensor(0.3).double(), x, label), network(torch.full((6,), 0.3), x, label), atol=1e-5
+        )
+        assert torch.allclose(none[4], out[4], rtol=1e-4, atol=1e-5), "no labels and a missing label are the same"
+        assert torch.allclose(none, network(t, x, torch.full((6,), NO_LABEL)), rtol=1e-4, atol=1e-5)
+        for k in (0, 1, 2, 3, 5):
+            assert not torch.allclose(none[k], out[k], rtol=1e-3), "the label is not seen"
+    with pytest.raises(IndexError):
+        network(t, x, torch.full((6,), 5))
+    network(t[None], x[None], label[None]).square().sum().backward()
+    assert not [name for name, p in network.named_parameters() if p.grad is None]
+    # what is not of labels starts as the unconditional network does
+    theirs = dict(network.named_parameters())
+    assert all(p.shape == theirs[name].shape for name, p in alike.named_parameters())
+    assert model.identity() != plain.identity()
+    assert not {"conditional", "label_dropout"} & plain.identity().keys()
+
+
+@pytest.mark.parametrize("model", **named(CONDITIONAL))
+def test_a_conditional_model_needs_labels(model: Model) -> None:
+    shape = (1, 8, 8) if model.name == "unet" else (2,)
+    with pytest.raises(UserError, match=f"'{model.name}' is conditional, and data set 'normal' has no labels"):
+        model.check(RECTIFIED, INDEPENDENT, NORMAL, DATA.build({"name": "normal", "dims": shape}))
 
 
 @pytest.mark.parametrize("model", **named(EVERY))

@@ -105,6 +105,18 @@ def test_flow_grid_has_a_line_a_metric(run: Results) -> None:
     assert [index[0] for index, _ in flow_grid(run.summary()).rows] == ["transport_cost", "straightness", "nll"]
 
 
+def test_flow_grid_says_what_a_reflow_round_was_trained_on() -> None:
+    row = {"data": "moons", "source": "normal", "metric": "transport_cost", "status": "ok", "solver": "reference",
+           "seed": 0, "model": "mlp", "n": 10, "value": 1.0, "stderr": 0.1}  # fmt: skip
+    first = row | {"method": "RF", "reflow": 0, "trained_on": "independent"}
+    second = row | {"method": "2-RF", "reflow": 1, "trained_on": "pairs of round 0"}
+    (index, cells), _ = flow_grid(Results(frame([first, second])).summary()).rows
+    assert (index[0], [cell and cell.text for cell in cells]) == ("trained on", ["independent", "pairs of round 0"])
+    assert len(flow_grid(Results(frame([first])).summary()).rows) == 1, "the coupling stands in the flow's label"
+    older = flow_grid(Results(frame([first, second]).assign(trained_on=None)).summary()).rows
+    assert older[0][1] == (None, None), "a table of an older version does not know"
+
+
 def test_failures_count_every_row_that_is_not_ok(run: Results) -> None:
     listed = failures(run)
     assert sum(item["count"] for item in listed) == (run.table["status"] != "ok").sum() == 7

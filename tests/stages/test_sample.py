@@ -291,7 +291,7 @@ def pairs_of(flow: FlowSpec, n: int, **changes: Any) -> PairsSpec:
 def test_pairs() -> None:
     spec = gaussian()
     field = velocity_field(spec, None)
-    z0, z1 = pairs_from(pairs_of(spec, 200), field)
+    z0, z1, _ = pairs_from(pairs_of(spec, 200), field)
     assert torch.allclose(z1, torch.tensor(MEAN) + torch.tensor(STD) * z0, atol=1e-4)
     fewer = pairs_from(pairs_of(spec, 50), field)
     assert torch.equal(fewer[0], z0[:50])
@@ -310,10 +310,75 @@ def test_pairs() -> None:
 def test_inverted_pairs_end_in_data_and_lie_on_the_same_map() -> None:
     spec = gaussian()
     field = velocity_field(spec, None)
-    z0, z1 = pairs_from(pairs_of(spec, 200, inverted=0.3, solver=RK4(), steps=50), field)
+    z0, z1, label = pairs_from(pairs_of(spec, 200, inverted=0.3, solver=RK4(), steps=50), field)
     assert z0.shape == z1.shape == (200, 3)
+    assert label is None
     assert torch.allclose(z1, torch.tensor(MEAN) + torch.tensor(STD) * z0, atol=1e-4)
-    forward, _ = pairs_from(pairs_of(spec, 200, solver=RK4(), steps=50), field)
+    forward, *_ = pairs_from(pairs_of(spec, 200, solver=RK4(), steps=50), field)
     assert torch.equal(z0[:140], forward[:140])
     data = stream(lambda n, rng: spec.data.draw(n, rng)[0], 0, 60, "inverted pairs", spec.seed)
     assert torch.equal(z1[140:], data)
+
+
+# -- memory and arithmetic --
+
+
+class Crowded(Network):
+    """A device that holds no more than a few samples."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().__call__(t, x)
+
+
+def test_a_batch_that_the_memory_does_not_hold_is_halved() -> None:
+    spec = sample_spec(n=300, batch=128)
+    roomy, narrow = sample(spec, Network()), sample(spec, Crowded(40))
+    assert (roomy.batch, narrow.batch) == (128, 32)
+    assert torch.allclose(roomy.x, narrow.x, atol=1e-5)
+    assert narrow.resources.nfe == roomy.resources.nfe
+    fine = ReferenceSpec(flow=spec.flow, n=300, batch=128, sample_seed=0, tolerance=1e-3)
+    assert reference(fine, Crowded(40)).batch == 32
+    assert torch.allclose(reference(fine, Crowded(40)).geometry.z1, reference(fine, Network()).geometry.z1, atol=1e-5)
+
+
+def test_a_batch_that_matters_is_not_halved() -> None:
+    with pytest.raises(UserError, match=r"batch of 128 does not fit.*Lower it: solver 'dopri5' behaves differently"):
+        sample(sample_spec({"name": "dopri5", "rtol": 1e-2, "atol": 1e-2}), Crowded(40))
+    with pytest.raises(torch.OutOfMemoryError):
+        sample(sample_spec(), Crowded(0))
+
+
+def test_bfloat16_rounds_the_network_and_not_the_state() -> None:
+    plain, rounded = (sample(sample_spec(precision=p), Network()).x for p in ("float32", "bfloat16"))
+    assert rounded.dtype == torch.float32
+    gap = (plain - rounded).abs().max()
+    assert 0 < gap < 2**-7 * 20, "8 bits of values up to about 10, over a few products"
+    tf32 = sample(sample_spec(precision="tf32"), Network()).x
+    assert torch.equal(tf32, plain), "a processor has no such products"
+
+
+def test_a_compiled_field_is_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through torch.compile's own front end; its code generator is torch's to test."""
+    asked: list[dict[str, Any]] = []
+    compiler = torch.compile
+
+    def compiled(field: Any, **options: Any) -> Any:
+        asked.append(options)
+        return compiler(field, backend="eager", dynamic=options["dynamic"])
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    field = Network().field
+    fixed = sample_spec()
+    for precision in ("float32", "bfloat16"):
+        spec = fixed.model_copy(update={"precision": precision})
+        fast = sample(spec.model_copy(update={"compile": True}), field)
+        assert torch.allclose(fast.x, sample(spec, field).x, atol=1e-5)
+    assert [options["mode"] for options in asked] == ["reduce-overhead"], "one flow is compiled once"
+    sample(sample_spec("dopri5", compile=True), field)
+    assert len(asked) == 1, "batches of adaptive solvers may change their size"

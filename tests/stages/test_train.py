@@ -21,7 +21,7 @@ from fmbench.models import MODELS
 from fmbench.randomness import generator
 from fmbench.solvers import SOLVERS
 from fmbench.stages import train as training
-from fmbench.stages.flow import FlowSpec, NetworkField, TrainSettings, parametrisation, velocity_field
+from fmbench.stages.flow import FlowSpec, NetworkField, Pairs, TrainSettings, parametrisation, velocity_field
 from fmbench.stages.train import Trained, seeds_at_once, train
 
 UNET = {"name": "unet", "channels": 8, "dropout": 0.2}
@@ -34,6 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     "preconditioned": {"path": "vp-linear"},
     "minibatch-ot": {"coupling": {"name": "minibatch-ot", "batch": 128}},
     "bfloat16": {"precision": "bfloat16"},
+    "linear, no ramp": {"schedule": "linear", "warmup": 1000, "ema_ramp": None},
     "unet with dropout": {"data": "digits", "model": UNET, "batch": 4, "samples": 24},
 }
 every_case = pytest.mark.parametrize("case", CASES)
@@ -57,6 +58,7 @@ def same(a: Trained, b: Trained) -> bool:
 def saved(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[training.State]]:
     """Checkpoints of every step; pass `saved.__setitem__`."""
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", float("inf"))
     return {}
 
 
@@ -177,9 +179,9 @@ def test_losses_and_weights_are_heard_in_company_too(settings: dict[str, Any]) -
 def test_a_seed_that_diverges_leaves_its_companions_alone() -> None:
     good, bad = flow(seed=0), flow(seed=1)
     x0, x1 = torch.randn(256, 2, generator=generator("a")), torch.randn(256, 2, generator=generator("b"))
-    poison = (x0, torch.full_like(x1, math.inf))
-    alone = only(train([good], pairs=[(x0, x1)]))
-    first, second = train([good, bad], pairs=[(x0, x1), poison])
+    poison = Pairs(x0, torch.full_like(x1, math.inf))
+    alone = only(train([good], pairs=[Pairs(x0, x1)]))
+    first, second = train([good, bad], pairs=[Pairs(x0, x1), poison])
     assert isinstance(first, Trained)
     assert same(alone, first)
     assert isinstance(second, Diverged)
@@ -188,7 +190,7 @@ def test_a_seed_that_diverges_leaves_its_companions_alone() -> None:
 
 def test_a_hopeless_training_stops_early() -> None:
     seen: list[int] = []
-    pairs = (torch.zeros(8, 2), torch.full((8, 2), math.inf))
+    pairs = Pairs(torch.zeros(8, 2), torch.full((8, 2), math.inf))
     (outcome,) = train([flow()], pairs=[pairs], progress=seen.append)
     assert isinstance(outcome, Diverged)
     assert sum(seen) == 64, "it went on after the loss was lost"
@@ -221,15 +223,23 @@ def test_learning_rate() -> None:
     both = rates(schedule="cosine", warmup=200)
     assert max(both) < 2
     assert both[-1] < 1e-3 * 2
+    triangle = rates(schedule="linear", warmup=200)
+    assert triangle == pytest.approx([2 * min((i + 1) / 20, (99 - i) / 80) for i in range(100)])
 
 
 @pytest.mark.parametrize("batch", [64, 256])
 def test_average_forgets_half_in_its_half_life(batch: int) -> None:
-    half_life, late = 51_200, 10**6
-    kept = training._ema_decay(half_life, batch, late) ** (half_life / batch)
+    late, settings = 10**6, TrainSettings(batch=batch, ema_samples=51_200)
+    kept = training._ema_decay(settings, late) ** (51_200 / batch)
     assert kept == pytest.approx(0.5, rel=1e-12)
-    assert training._ema_decay(half_life, batch, 0) < 1e-12, "the untrained weights are not averaged in"
-    assert training._ema_decay(0, batch, late) == 0
+    assert training._ema_decay(settings, 0) < 1e-12, "the untrained weights are not averaged in"
+    assert training._ema_decay(TrainSettings(batch=batch, ema_samples=0), late) == 0
+
+
+def test_average_without_a_ramp_begins_at_its_half_life() -> None:
+    """As a constant decay a step does: 0.9999 at batch 128 forgets half in 887,000 images."""
+    settings = TrainSettings(batch=128, ema_samples=887_184, ema_ramp=None)
+    assert all(training._ema_decay(settings, step) == pytest.approx(0.9999, abs=1e-9) for step in (0, 10, 10**6))
 
 
 def test_average_is_the_recurrence_over_all_steps(saved: dict[int, list[training.State]]) -> None:
@@ -271,7 +281,7 @@ def test_clipping_and_weight_decay_are_heard() -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODELS.names() if MODELS.get(name).trained])
 def test_every_model_trains_and_its_weights_are_its_own(name: str) -> None:
-    data = "digits" if name == "unet" else "gaussian-mixture"
+    data = "digits" if name in ("unet", "transformer") else "gaussian-mixture"
     model = UNET if name == "unet" else name
     spec = flow(data=data, model=model, batch=64, samples=192, lr=0.01)
     weights = only(train([spec])).weights
@@ -282,3 +292,21 @@ def test_every_model_trains_and_its_weights_are_its_own(name: str) -> None:
     assert not torch.equal(weights[key := next(iter(weights))], dict(network.named_parameters())[key])
     x = spec.data.take("test", 3)
     assert field(torch.tensor(0.5, dtype=torch.float64), x).shape == x.shape
+
+
+def test_a_compiled_training_is_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through torch.compile's own front end; its code generator is torch's to test."""
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: compiler(network, backend="eager", dynamic=dynamic))
+    plain, fast = (only(train([flow(samples=640, compile=c)])) for c in (False, True))
+    assert all(torch.allclose(plain.weights[name], fast.weights[name], atol=1e-6) for name in plain.weights)
+
+
+def test_curves_are_told_as_they_are_kept() -> None:
+    seen: list[tuple[int, list[float]]] = []
+    outcomes = train(
+        [flow(seed=s, samples=640) for s in (0, 1)], curves=lambda n, loss: seen.append((n, loss.tolist()))
+    )
+    for i, outcome in enumerate(outcomes):
+        assert isinstance(outcome, Trained)
+        assert outcome.losses == [(n, losses[i]) for n, losses in seen]

@@ -1,4 +1,4 @@
-"""Real images."""
+"""The hand-written digits that scikit-learn carries."""
 
 from __future__ import annotations
 

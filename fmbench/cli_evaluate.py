@@ -1,0 +1,123 @@
+"""`fmbench evaluate`: its words become the arguments of `evaluation.evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import terminal
+from .errors import UserError
+
+CONVENTIONS = "Conventions of the model"
+
+
+def evaluate(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="file.py:function, module:function, or the folder of a diffusers UNet2DModel."),
+    ] = None,
+    data: Annotated[str, typer.Option(help="Measured against this: a name, or {name: …, parameters}.")] = "",
+    samples: Annotated[
+        str | None, typer.Option(help="In place of a model: a folder of pictures, a .npy or an .npz file.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="The module's state: .safetensors, or .pt of tensors alone.")
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(help="Where its data is: data-at-1 (default) or data-at-0.", rich_help_panel=CONVENTIONS),
+    ] = None,
+    time_scale: Annotated[
+        float | None, typer.Option(help="Its clock reads this times 0 … 1, as 1000.", rich_help_panel=CONVENTIONS)
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Its data's range: -1..1 (default), 0..1, 0..255.", rich_help_panel=CONVENTIONS)
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(help="velocity (default), epsilon, data or score.", rich_help_panel=CONVENTIONS),
+    ] = None,
+    path: Annotated[
+        str, typer.Option(help="Its data's and noise's α and σ, for outputs but velocity.", rich_help_panel=CONVENTIONS)
+    ] = "rectified",
+    arguments: Annotated[
+        str | None, typer.Option(help="'t, x' or 'x, t'. Default: by their names.", rich_help_panel=CONVENTIONS)
+    ] = None,
+    conditional: Annotated[
+        bool | None, typer.Option("--conditional", help="It is given labels.", rich_help_panel=CONVENTIONS)
+    ] = None,
+    no_label: Annotated[
+        int | None,
+        typer.Option(help="The label that tells it of none; guidance needs it.", rich_help_panel=CONVENTIONS),
+    ] = None,
+    guidance: Annotated[str | None, typer.Option(help="Weights of guidance: 1,2.", rich_help_panel=CONVENTIONS)] = None,
+    guidance_as: Annotated[
+        str,
+        typer.Option(help="s (s = 1: conditional) or w (w = 0: conditional).", rich_help_panel=CONVENTIONS),
+    ] = "s",
+    solver: Annotated[
+        list[str] | None, typer.Option(help="A solver, or {name: …, nfe: […]}. Default: euler. Repeatable.")
+    ] = None,
+    nfe: Annotated[str | None, typer.Option(help="Network calls of fixed-step solvers: 1,2,4,8.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="A metric, or {name: …, parameters}. Repeatable.")] = None,
+    n: Annotated[int | None, typer.Option(help="Samples. Default: 10,000, or all that are given.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise.", min=0)] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results. Default: results/<name of the model>.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key of the suite: sample.batch=256. Repeatable.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: cuda where there is one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes. Default: one for each core or GPU.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Work on a Ray cluster: its address, or auto. FMBENCH_CACHE must be a disk that it shares."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and what is there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    plugin: Annotated[
+        list[Path] | None, typer.Option("--plugin", help="A Python file that registers components of your own.")
+    ] = None,
+) -> None:
+    """Measure a flow of your own, or samples alone: the same table and report as `run` leaves.
+
+    The Python that MODEL names is imported and run. Conventions that differ are declared and converted.
+
+    \b
+    Examples:
+      fmbench evaluate my.py:velocity --data moons --solver euler --nfe 1,2,4,8 --metric w2
+      fmbench evaluate my_package.nets:load --data digits --time data-at-0 --images 0..1
+      fmbench evaluate ddpm-folder --data digits --output epsilon --path vp-linear --time data-at-0 --time-scale 1000
+      fmbench evaluate --samples pictures/ --data digits --metric fd_pixels
+    """
+    if not data:
+        raise UserError("--data is missing: the data set to measure against (see `fmbench list data`)")
+    what: dict[str, Any] = {
+        "data": _yaml("--data", data), "samples": samples, "weights": weights, "time": time, "time_scale": time_scale,
+        "images": images, "output": output, "arguments": arguments, "path": _yaml("--path", path),
+        "solvers": [_yaml("--solver", item) for item in solver or []], "nfe": _numbers("--nfe", nfe),
+        "metrics": [_yaml("--metric", item) for item in metric or []], "n": n, "seed": seed,
+        "conditional": conditional, "no_label": no_label, "guidance": _numbers("--guidance", guidance),
+        "guidance_as": guidance_as,
+        "set": overrides or [], "plugins": [str(file) for file in plugin or []], "device": device, "workers": workers, "ray": ray,
+    }  # fmt: skip
+    from . import evaluation
+
+    if dry_run:
+        terminal.print_outline(evaluation.evaluation(model, **what))
+        return
+    terminal.carry_out(lambda watcher: evaluation.evaluate(model, out=out, watcher=watcher, **what), quiet)
+
+
+def _yaml(option: str, text: str) -> Any:
+    """A name, or a mapping as suites write it."""
+    from .suite import value_of
+
+    return value_of(text, option)
+
+
+def _numbers(option: str, text: str | None) -> list[Any]:
+    return list(_yaml(option, f"[{text}]")) if text is not None else []

@@ -1,0 +1,241 @@
+"""Pictures as one array of bytes: decoded once, kept in the cache, memory-mapped ever after.
+
+This is the second place beside `store` that writes to the cache: data sets stand below the store, and an array that is read
+by place cannot be an artefact that is read whole. A decoded split is a folder of `pixels.u8`, `labels.i64` and, written last,
+`record.json`: what is killed half-way leaves no record and is decoded again. One process decodes, the others wait.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from ..disk import cache_folder, write_atomically, writing
+from ..errors import UserError
+from ..identity import canonical
+from .sources import Source
+
+VERSION = 1  # of the decoding: raise it when the bytes change
+BLOCK = 1000  # pictures in memory at a time
+PIXELS, LABELS, RECORD = "pixels.u8", "labels.i64", "record.json"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which columns of a parquet file are the picture and its label; the side of the square that pictures are brought to."""
+
+    image: str = "image"
+    label: str | None = "label"
+    resolution: int | None = None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One split. The tensors are maps of files: do not write into them."""
+
+    pixels: Tensor  # (N, C, H, W) uint8
+    labels: Tensor | None  # (N,) int64
+    facts: dict[str, Any]  # classes, encodings, mean and std of the pixels in levels, sha256 of the files
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What a set tells before it is decoded."""
+
+    encoding: str  # of the first training picture, as pillow names it: PNG, JPEG, …
+    shape: tuple[int, int, int]  # (C, H, W)
+    count: int  # of training pictures
+
+
+def glance(source: Source, reading: Reading) -> Glance:
+    """Looks at the first training picture alone."""
+    files = source.files["train"]
+    if source.kind == "pictures":
+        first, count = files[0].read_bytes(), len(files)
+    else:
+        from pyarrow import parquet
+
+        count = sum(parquet.read_metadata(file).num_rows for file in files)
+        with parquet.ParquetFile(files[0]) as file:
+            _require(source, reading.image, file.schema_arrow.names)
+            rows = next(file.iter_batches(1, columns=[reading.image]), None)
+        if not count or rows is None:
+            raise UserError(f"{files[0]} holds no picture")
+        first = rows.column(0)[0].as_py()["bytes"]
+    pixels, encoding = _pixels(first, reading.resolution, str(files[0]))
+    return Glance(encoding, (pixels.shape[0], pixels.shape[1], pixels.shape[2]), count)
+
+
+def decoded(source: Source, split: str, reading: Reading, *, verify: bool = False) -> Decoded:
+    """The decoded split from the cache; decoded into it first where it is not there.
+
+    Args:
+        verify: also compares the files with the checksums of their record, and decodes damaged ones again.
+
+    Raises:
+        UserError: a picture cannot be read or is of another size than the first; (WriteError) the disk is full.
+    """
+    identity = {"version": VERSION, "sha256": source.digests[split], **vars(reading)}
+    folder = cache_folder() / "decoded" / hashlib.sha256(canonical(identity)).hexdigest()[:16]
+    if not _sound(folder, verify):
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            if not _sound(folder, verify):
+                _decode(folder, source, split, reading)
+    return _mapped(folder)
+
+
+@lru_cache(maxsize=8)
+def _mapped(folder: Path) -> Decoded:
+    facts = json.loads((folder / RECORD).read_bytes())
+    n, shape = facts["n"], facts["shape"]
+    pixels = torch.from_file(str(folder / PIXELS), size=n * int(np.prod(shape)), dtype=torch.uint8)
+    labels = None
+    if facts["classes"] is not None:
+        labels = torch.from_file(str(folder / LABELS), size=n, dtype=torch.int64)
+    return Decoded(pixels.reshape(n, *shape), labels, facts)
+
+
+def _sound(folder: Path, verify: bool) -> bool:
+    """Whether the folder's files are as its record says: their sizes, and with `verify` their checksums."""
+    try:
+        facts = json.loads((folder / RECORD).read_bytes())
+        for name, (size, digest) in facts["files"].items():
+            if (folder / name).stat().st_size != size or (verify and _sha256(folder / name) != digest):
+                return False
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return True
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _decode(folder: Path, source: Source, split: str, reading: Reading) -> None:
+    """Writes the split's files, the record last."""
+    shape: tuple[int, ...] | None = None
+    encodings: Counter[str] = Counter()
+    labels: list[int] = []
+    n, total, squares = 0, np.zeros(()), np.zeros(())
+    rows = _Rows.of(source, split, reading)
+    _mapped.cache_clear()
+    with writing(folder), (folder / f".{PIXELS}").open("wb") as file:
+        for contents, numbers in rows:
+            block: list[np.ndarray] = []
+            for content in contents:
+                place = f"picture {n + len(block)} of {source.folder} ({split})"
+                pixels, encoding = _pixels(content, reading.resolution, place)
+                shape = shape or pixels.shape
+                if pixels.shape != shape:
+                    raise UserError(
+                        f"{place} has shape {pixels.shape}, the first {shape}: give the data set a resolution, such as 64"
+                    )
+                block.append(pixels)
+                encodings[encoding] += 1
+            stack = np.stack(block)
+            file.write(stack.tobytes())
+            n, labels = n + len(block), labels + list(numbers)
+            whole = stack.astype(np.int64)  # sums of whole numbers: exact, whatever the order
+            total, squares = total + whole.sum(0), squares + (whole**2).sum(0)
+        file.flush()
+        os.fsync(file.fileno())
+    if n < 2 or shape is None:
+        raise UserError(f"{source.folder} holds {n} {split} pictures: at least two are needed")
+    with writing(folder):
+        os.replace(folder / f".{PIXELS}", folder / PIXELS)
+    write_atomically(folder / LABELS, np.array(labels, dtype=np.int64).tobytes(), durable=True)
+    classes = None if rows.label is None else rows.classes or max(labels) + 1
+    if labels and not 0 <= min(labels) <= max(labels) < (classes or 1):
+        raise UserError(
+            f"{source.folder} ({split}): labels run from {min(labels)} to {max(labels)}, valid are 0 to {(classes or 1) - 1}"
+        )
+    variance = (squares - total.astype(np.float64) ** 2 / n) / (n - 1)
+    facts = {
+        "n": n,
+        "shape": list(shape),
+        "classes": classes,
+        "encodings": dict(encodings),
+        "mean": float(total.sum() / (n * total.size)),
+        "std": float(np.sqrt(variance.mean())),
+        "files": {name: [(folder / name).stat().st_size, _sha256(folder / name)] for name in (PIXELS, LABELS)},
+        "source": {"sha256": source.digests[split], "split": split, **vars(reading), "version": VERSION},
+    }
+    write_atomically(folder / RECORD, json.dumps(facts, indent=1).encode(), durable=True)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A split, read in blocks by Hugging Face datasets: the encoded pictures, and their labels where there are any."""
+
+    rows: Any  # datasets.IterableDataset
+    image: str
+    label: str | None
+    classes: int | None  # where the files name them
+
+    @classmethod
+    def of(cls, source: Source, split: str, reading: Reading) -> _Rows:
+        import datasets
+
+        files = {name: [str(path) for path in paths] for name, paths in source.files.items()}
+        pictures = source.kind == "pictures"
+        rows = datasets.load_dataset(
+            "imagefolder" if pictures else "parquet", data_files=files, split=split, streaming=True
+        )
+        image, label = ("image", "label" if reading.label else None) if pictures else (reading.image, reading.label)
+        if pictures and label not in rows.features:
+            label = None  # pictures that lie beside each other have none
+        for column in (image, label):
+            if column is not None:
+                _require(source, column, list(rows.features))
+        classes = getattr(rows.features.get(label), "num_classes", None)
+        rows = rows.select_columns([image, label] if label else [image])
+        return cls(rows.cast_column(image, datasets.Image(decode=False)), image, label, classes)
+
+    def __iter__(self) -> Iterator[tuple[list[bytes], list[int]]]:
+        for block in self.rows.iter(BLOCK):
+            contents = [one["bytes"] or Path(one["path"]).read_bytes() for one in block[self.image]]
+            yield contents, block[self.label] if self.label else []
+
+
+def _require(source: Source, column: str, columns: list[str]) -> None:
+    if column not in columns:
+        raise UserError(
+            f"{source.folder} has no column '{column}'. It has: {', '.join(columns)}. Say which hold the picture and its label: "
+            "data: {name: images, path: …, image: …, label: …}"
+        )
+
+
+def _pixels(content: bytes, side: int | None, place: str) -> tuple[np.ndarray, str]:
+    """A picture `(1 or 3, H, W)` uint8 and how it was encoded; with `side`, its central square brought to that side."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            encoding = picture.format or "?"
+            if picture.mode in ("F", "I") or picture.mode.startswith("I;"):
+                raise UserError(f"{place} is no 8-bit picture (mode {picture.mode})")
+            image = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    except (UnidentifiedImageError, OSError, TypeError) as error:
+        raise UserError(f"{place} cannot be read: {error}") from None
+    if side is not None and image.size != (side, side):
+        square = min(image.size)
+        left, top = (image.width - square) // 2, (image.height - square) // 2
+        image = image.crop((left, top, left + square, top + square)).resize((side, side), Image.Resampling.LANCZOS)
+    pixels = np.asarray(image)
+    return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), encoding

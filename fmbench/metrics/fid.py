@@ -1,0 +1,192 @@
+"""The Fréchet distance on features: `fid` on torch-fidelity's Inception alone, `fd_<features>` on any other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import PositiveInt, field_validator
+from torch import Tensor
+
+from ..data.base import Data, Split
+from ..errors import Skip
+from ..statistics import Estimate
+from .base import Evidence, Metric, take_up_to
+from .features import Extractor, extractor
+from .features.base import QUANTISER, check_images
+from .features.summary import Reference, Summary, reference, summarise
+from .frechet import frechet_distance, influence, moments, transport
+
+SIZES = 5  # subset sizes from which an extrapolation starts, beside the whole
+
+
+class FeatureMetric(Metric):
+    """A number from the features of generated images and, mostly, of ALL training images. Implement `compare`.
+
+    Images are rounded to 8 bits first, half up, and grey ones fill three channels. `n` images are taken (all when None).
+    """
+
+    scope = "samples"
+    features: str = "inception-v3-compat"
+    n: PositiveInt | None = None
+
+    @field_validator("features")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        extractor(name)
+        return name
+
+    @property
+    def extractor(self) -> Extractor:
+        return extractor(self.features)
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "extractor": self.extractor.identity()}
+
+    def compare(self, x: Summary, real: Summary) -> Estimate:
+        """The value of the generated images' features beside the real ones'."""
+        raise NotImplementedError
+
+    def measure(self, evidence: Evidence) -> Estimate:
+        x = evidence.generated
+        if self.n is not None and self.n > len(x):
+            raise Skip(f"n = {self.n} samples asked for, {len(x)} generated: raise sample.n or lower the metric's n")
+        return self._against(evidence.data, x[: self.n])
+
+    def has_floor(self, data: Data) -> bool:
+        try:
+            check_images(data.shape)
+        except Skip:
+            return False
+        return data.size("train") is not None
+
+    def floor(self, data: Data, n: int, seed: int) -> Estimate | None:
+        """n held-out images against all training images."""
+        return self._against(data, take_up_to(data, "test", self.n or n, seed)) if self.has_floor(data) else None
+
+    def _against(self, data: Data, x: Tensor) -> Estimate:
+        split: Split = "train"
+        real = reference(data, split, self.extractor)
+        estimate = self.compare(summarise(x, self.extractor), real.summary)
+        return _with_protocol(estimate, self.extractor, self.features, f"{data.label()} {split}", real)
+
+
+def _with_protocol(estimate: Estimate, extractor: Extractor, name: str, of: str, real: Reference) -> Estimate:
+    weights = extractor.weights()
+    parts = [
+        f"features {name}" + (f" (weights sha256 {weights})" if weights else ""),
+        f"reference {of}, {real.summary.count} images (sha256 {real.sha256})",
+        QUANTISER,
+    ]
+    return Estimate(estimate.value, estimate.stderr, estimate.n, estimate.freedom, "; ".join(parts))
+
+
+class FeatureDistance(FeatureMetric):
+    """‖m1 − m2‖² + tr (C1 + C2 − 2 (C1 C2)^½) between Gaussians fitted to features, against the training images.
+
+    The standard error is that of the generated images (the training set is part of the definition): the infinitesimal
+    jackknife, to first order the bootstrap's. Upward bias of order 1/n: compare at equal n.
+    """
+
+    unit = "1"
+    source = "Heusel et al. 2017, eq. 6. Error: Efron 1982, infinitesimal jackknife"
+
+    def compare(self, x: Summary, real: Summary) -> Estimate:
+        return distance(x, real)
+
+
+class FID(FeatureDistance):
+    """The Fréchet Inception distance: torch-fidelity's inception-v3-compat, against all training images, 8 bits, no flips."""
+
+    name = "fid"
+    features: Literal["inception-v3-compat"] = "inception-v3-compat"
+
+
+class FDEffNet(FeatureDistance):
+    """The Fréchet distance on EfficientNet-Lite0's pooled ImageNet features; its weights install without a network."""
+
+    name = "fd_effnet-lite0"
+    features: Literal["effnet-lite0"] = "effnet-lite0"
+
+
+class FDDINOv2(FeatureDistance):
+    """The Fréchet distance on DINOv2 ViT-L/14 features."""
+
+    name = "fd_dinov2-vit-l-14"
+    source = "Stein et al. 2023, section 4. Error: Efron 1982, infinitesimal jackknife"
+    features: Literal["dinov2-vit-l-14"] = "dinov2-vit-l-14"
+
+
+class FDOwn(FeatureDistance):
+    """The Fréchet distance on features of your own: a registered extractor's name, or module:factory of a --plugin file."""
+
+    name = "fd_own"
+    features: str
+
+    def label(self) -> str:
+        return f"fd_{self.features}"
+
+
+class Extrapolated(FeatureDistance):
+    """The Fréchet distance at n → ∞: the intercept of a line in 1/n through subsets of the kept features and all n.
+
+    Subsets are nested, from half of the kept (at most 10,000) features up; the standard error follows from the weights
+    that least squares gives each size. Needs subsets of more images than the features have dimensions.
+    """
+
+    source = "Chong & Forsyth 2020, section 3 (FID∞)"
+
+    def compare(self, x: Summary, real: Summary) -> Estimate:
+        kept = len(x.kept)
+        sizes = sorted({round(kept * (0.5 + 0.5 * i / (SIZES - 1))) for i in range(SIZES)} | {x.count})
+        if sizes[0] <= x.kept.shape[1]:
+            raise Skip(f"the line in 1/n begins above n = {x.kept.shape[1]} images, half of those kept are {sizes[0]}")
+        whole = distance(x, real)
+        parts = [self._prefix(x, real, size) for size in sizes[:-1]]
+        weights = intercept_weights(sizes)
+        value = sum(w * d for w, d in zip(weights, [*parts, whole.value], strict=True))
+        # Nested subsets share samples: the covariance of the means of i.i.d. values over n and m ≥ n of them is var / m.
+        spread = sum(
+            a * b / max(n, m) for a, n in zip(weights, sizes, strict=True) for b, m in zip(weights, sizes, strict=True)
+        )
+        return Estimate(value, whole.stderr * math.sqrt(x.count * spread), x.count)
+
+    def _prefix(self, x: Summary, real: Summary, size: int) -> float:
+        return frechet_distance(*moments(x.kept[:size]), real.mean, real.cov)
+
+
+class FIDInfinity(Extrapolated, FID):
+    """FID∞: fid extrapolated to infinitely many generated images, free of the bias of order 1/n."""
+
+    name = "fid_infinity"
+
+
+class FDInfinity(Extrapolated, FDOwn):
+    """The Fréchet distance on features of your choice, extrapolated to infinitely many generated images."""
+
+    name = "fd_infinity"
+
+    def label(self) -> str:
+        return f"fd_infinity_{self.features}"
+
+
+def intercept_weights(sizes: Sequence[int]) -> list[float]:
+    """What each size's value contributes to the intercept of the least-squares line in 1/n; they sum to 1."""
+    design = torch.tensor([[1.0, 1 / size] for size in sizes], dtype=torch.float64)
+    weights: list[float] = torch.linalg.pinv(design)[0].tolist()
+    return weights
+
+
+def distance(x: Summary, real: Summary) -> Estimate:
+    """The Fréchet distance of two summaries; with fewer samples than dimensions, in the space that the samples span."""
+    centred, shift = x.kept.double() - x.mean, x.mean - real.mean
+    own, other, within = x.cov, real.cov, centred
+    if x.count == len(centred) <= len(own):
+        basis = torch.linalg.qr(centred.T)[0]
+        own, other, within = basis.T @ own @ basis, basis.T @ other @ basis, centred @ basis
+    cross, mapped = transport(within, own, other)
+    value = (shift.square().sum() + x.cov.trace() + real.cov.trace() - 2 * cross).clamp(min=0)
+    spread = influence(centred, shift, mapped).std() / math.sqrt(x.count)
+    return Estimate(value.item(), spread.item(), x.count)

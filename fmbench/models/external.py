@@ -1,0 +1,160 @@
+"""A flow brought from outside. Its conventions are declared, and turned into ours here, at the door."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+
+import torch
+from pydantic import PositiveFloat
+from torch import Tensor
+
+from ..data.base import Data
+from ..data.scaled import ScaledNormal
+from ..errors import UserError
+from ..flow import predictions
+from ..flow.couplings import Coupling
+from ..flow.paths import Path, column
+from ..flow.predictions import Parametrisation, Prediction, convert
+from ..flow.velocity import Field
+from ..registry import Component
+from .base import NO_LABEL, require_labels
+from .brought import Arguments, bring, called, in_order, label_argument, short_name, split
+from .elsewhere import RANGES, Elsewhere
+
+
+class External(Elsewhere):
+    """A velocity field, network or checkpoint of your own, not trained here.
+
+    Args:
+        factory: `file.py:name`, `module:name`, or a folder that diffusers' UNet2DModel was saved in. Python must be named on
+            the command line, too (`fmbench evaluate`, or --plugin).
+        weights: a file with the state of the module that the factory gives (.safetensors, or .pt of tensors alone).
+        time: where the data is on its clock. `data-at-0`: it runs from data at 0 to noise at 1.
+        time_scale: its clock reads this times ours; 1000 for most diffusion networks. A velocity is per unit of the clock
+            from 0 to 1, whatever the network is told.
+        images: the range in which it sees the data, ours being −1..1. Its noise is standard normal there.
+        output: what it says: the velocity dx/dt along its own clock, the noise ε, the data x1, or the score ∇ log p; what is
+            not the velocity is read by the flow's path, whose α and σ are those of its data and noise.
+        arguments: the order in which it is called; `auto` goes by their names.
+        conditional: it is given each sample's label, a class from 0 on.
+        no_label: the label by which it is told that there is none, without which it cannot be guided.
+        digest: of the code in the named file or module, the weights and the configuration; not of what the code imports.
+    """
+
+    name = "external"
+    factory: str = ""
+    weights: str | None = None
+    time: Literal["data-at-1", "data-at-0"] = "data-at-1"
+    time_scale: PositiveFloat = 1.0
+    images: Literal["-1..1", "0..1", "0..255"] = "-1..1"
+    output: Prediction = "velocity"
+    arguments: Arguments = "auto"
+    conditional: bool = False
+    no_label: int | None = None
+
+    def found(self) -> str | None:
+        return bring(self.factory, self.weights).sha256 if self.factory else None
+
+    def method(self) -> str:
+        return short_name(self.factory)
+
+    def label(self) -> str:
+        names = {name: value and os.path.basename(value.rstrip("/")) for name, value in self._places().items()}
+        return Component.label(self.model_copy(update={**names, "digest": None}))
+
+    def identity(self) -> dict[str, Any]:
+        """Where the code and the weights lie shapes nothing: what they are does."""
+        return {**super().identity(), "factory": split(self.factory)[1], "weights": None}
+
+    def _places(self) -> dict[str, str | None]:
+        return {"factory": self.factory, "weights": self.weights}
+
+    def noise(self, path: Path) -> tuple[float, float]:
+        """Mean and standard deviation of the source that is standard normal where the field looks at it."""
+        a, b = RANGES[self.images]
+        sigma = path.start(torch.ones((), dtype=torch.float64)).item()
+        return -b / (a * sigma), 1 / a
+
+    def lacks_unconditional(self) -> str | None:
+        return None if self.no_label is not None else "has no label for none. Set flow.model.no_label"
+
+    def check(self, path: Path, coupling: Coupling, source: Data, data: Data) -> None:
+        if self.conditional:
+            require_labels(self, data)
+        if not self.factory:
+            raise UserError(
+                "model 'external' needs its factory: file.py:function, module:function or a diffusers folder"
+            )
+        mean, std = self.noise(path)
+        if self.images == "-1..1":
+            source_name = source.name
+        elif isinstance(source, ScaledNormal) and source.near(mean, std):
+            source_name = "normal"
+        else:
+            raise UserError(
+                f"model 'external' with images {self.images} starts from normal noise in that range; in ours, −1..1, it is "
+                f"source {{name: scaled-normal, mean: {mean:g}, std: {std:g}, dims: {list(data.shape)}}}, not "
+                f"'{source.label()}'"
+            )
+        if self.output != "velocity":
+            predictions.check(self.output, path, coupling, source_name, 0)
+        self._probe(path, coupling, source, data)
+
+    def _probe(self, path: Path, coupling: Coupling, source: Data, data: Data) -> None:
+        """One call half-way, so that a mistake is told before anything is computed."""
+        x = path.start(source.take("train", 2))
+        try:
+            with torch.no_grad():
+                labels = [torch.zeros(2, dtype=torch.int64)] if self.conditional else []
+                v = self.field(path, coupling, source, data)(torch.tensor(0.5, dtype=torch.float64), x, *labels)
+        except UserError as error:
+            raise UserError(f"model '{self.method()}': {error}") from None
+        except Exception as error:
+            raise UserError(
+                f"model '{self.method()}' failed at t = 0.5 on x of shape {tuple(x.shape)}: {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:300]}"
+            ) from error
+        if not torch.isfinite(v).all():
+            raise UserError(f"model '{self.method()}' gives numbers that are not finite at t = 0.5")
+
+    def field(self, path: Path, coupling: Coupling, source: Data, data: Data) -> Field:
+        brought = bring(self.factory, self.weights)
+        if brought.sha256 != self.digest:
+            raise UserError(f"{self.factory} gives something else than it did: it was edited, or is not deterministic")
+        first = in_order(brought.call, self.arguments) == "t, x"
+        reading = Parametrisation(path, self.output, 1.0) if self.output != "velocity" else None
+        a, b = RANGES[self.images]
+        ahead = self.time == "data-at-1"
+        named = label_argument(brought.call) if self.conditional else ""
+
+        def labels(label: Tensor | None, x: Tensor) -> dict[str, Tensor]:
+            if not self.conditional:
+                return {}
+            if label is None:
+                label = torch.full((len(x),), NO_LABEL, device=x.device)
+            if self.no_label is None and (label == NO_LABEL).any():
+                raise UserError("a sample without a label is asked for, and it has no label for none (no_label)")
+            return {named: label if self.no_label is None else torch.where(label == NO_LABEL, self.no_label, label)}
+
+        def velocity(t: Tensor, x: Tensor, label: Tensor | None = None) -> Tensor:
+            asked = t if reading is None else reading.asked(t)
+            clock = self.time_scale * (asked if ahead else 1 - asked)
+            y = x if self.images == "-1..1" else a * x + b
+            said = called(brought, first, clock.to(x.device).expand(len(x)), y, **labels(label, x))
+            _agree(said, y)
+            said = said.to(x.dtype)
+            if reading is None:
+                said = said if ahead else -said
+            else:
+                said = convert(said, self.output, "velocity", path.schedule(column(asked, y)), y)
+            return (said if self.images == "-1..1" else said / a).to(x.dtype)
+
+        return velocity
+
+
+def _agree(said: object, x: Tensor) -> None:
+    if not isinstance(said, Tensor):
+        raise UserError(f"it gives a {type(said).__name__}, not a tensor")
+    if said.shape != x.shape:
+        raise UserError(f"it gives the shape {tuple(said.shape)} for x of shape {tuple(x.shape)}: they must be equal")

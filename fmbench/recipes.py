@@ -1,0 +1,101 @@
+"""Recipes: published settings of a training, and the network they were published with, by name.
+
+`train: {recipe: torchcfm}` in a suite stands for the plain settings below; keys beside it take their place one by one, and the
+recipe's network is used where `flow.model` is not given. Everything that follows sees settings, never the recipe's name, so a
+flow's key is the same however they were written. All sizes are in images: iterations times the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training, the network they belong to, and where both are published."""
+
+    about: str
+    source: str
+    train: Mapping[str, Any]
+    model: Mapping[str, Any]
+
+
+def half_life(decay: float, batch: int) -> int:
+    """Images after which an average that keeps `decay` a step has forgotten half: ln ½ / ln decay steps of `batch`."""
+    return round(batch * math.log(0.5) / math.log(decay))
+
+
+_UNET = {"name": "unet", "multipliers": [1, 2, 2, 2], "blocks": 2, "attention": [16], "groups": 32, "head_channels": 64}
+
+RECIPES: dict[str, Recipe] = {
+    "torchcfm": Recipe(
+        about="CIFAR-10, 400,000 steps of 128 at a constant rate, averaged at 0.9999 a step; 35.7 M parameters",
+        source="Tong 2024 (TMLR, arXiv 2302.00482), table 5, and its example examples/images/cifar10; flip the images",
+        train={
+            "samples": 400_000 * 128,
+            "batch": 128,
+            "lr": 2e-4,
+            "warmup": 5_000 * 128,
+            "clip": 1.0,
+            "ema_samples": half_life(0.9999, 128),
+            "ema_ramp": None,
+        },
+        model={**_UNET, "channels": 128, "dropout": 0.1},
+    ),
+    "lipman": Recipe(
+        about="CIFAR-10, 391,000 steps of 256 that rise for 45,000 and fall to 0, not averaged; a network twice as wide",
+        source="Lipman 2023 (ICLR, arXiv 2210.02747), table 3 and appendix E; no average and no clipping are mentioned",
+        train={
+            "samples": 391_000 * 256,
+            "batch": 256,
+            "lr": 5e-4,
+            "schedule": "linear",
+            "warmup": 45_000 * 256,
+            "clip": None,
+            "ema_samples": 0,
+        },
+        model={**_UNET, "channels": 256, "dropout": 0.0},
+    ),
+    "edm": Recipe(
+        about="CIFAR-10 in the manner of EDM: 200 M images in batches of 512, half-life 0.5 M images with its ramp",
+        source="Karras 2022 (NeurIPS, arXiv 2206.00364), table 7 (DDPM++), without its augmentation and its own residual blocks",
+        train={
+            "samples": 200_000_000,
+            "batch": 512,
+            "lr": 1e-3,
+            "warmup": 10_000_000,
+            "clip": None,
+            "ema_samples": 500_000,
+            "ema_ramp": 0.05,
+        },
+        model={**_UNET, "channels": 128, "multipliers": [2, 2, 2], "blocks": 4, "dropout": 0.13},
+    ),
+}
+
+
+def with_recipe(suite: Any) -> Any:
+    """A suite's plain mapping with `train.recipe`, if there is one, written out.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    train = suite.get("train") if isinstance(suite, dict) else None
+    if not isinstance(train, dict) or "recipe" not in train:
+        return suite
+    name = train["recipe"]
+    if name not in RECIPES:
+        raise (
+            unknown("recipe", name, RECIPES)
+            if isinstance(name, str)
+            else UserError(f"train.recipe = {name!r}: write one of {', '.join(RECIPES)}")
+        )
+    recipe, own = RECIPES[name], {key: value for key, value in train.items() if key != "recipe"}
+    flow = suite.get("flow")
+    if isinstance(flow, dict):
+        flow = {**flow, "model": flow.get("model", dict(recipe.model))}
+    return {**suite, "flow": flow, "train": {**recipe.train, **own}}

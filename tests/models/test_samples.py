@@ -1,0 +1,121 @@
+"""Samples from outside: read as they are, known by content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fmbench.data import DATA
+from fmbench.errors import UserError
+from fmbench.metrics.frechet import FDPixels
+from fmbench.models import MODELS
+from fmbench.models.base import Model
+
+DIGITS = DATA.build("digits")
+
+
+def given(folder: Any, **fields: Any) -> Model:
+    return MODELS.build({"name": "samples", "folder": str(folder), **fields})
+
+
+def write_pictures(folder: Path, n: int = 40) -> torch.Tensor:
+    """Digits as a folder of PNGs: 17 grey levels on 0..255."""
+    x = DIGITS.take("test", n, seed=1)
+    folder.mkdir()
+    for i, picture in enumerate(((x[:, 0] + 1) * 127.5).round().to(torch.uint8).numpy()):
+        Image.fromarray(picture).save(folder / f"{i:03}.png")
+    return x
+
+
+def test_pictures_and_arrays_of_any_range_are_the_same_samples(tmp_path: Path) -> None:
+    x = write_pictures(tmp_path / "png")
+    levels = ((x + 1) * 127.5).round().numpy()
+    np.save(tmp_path / "bytes.npy", levels.astype(np.uint8))
+    np.savez(tmp_path / "last.npz", levels.astype(np.uint8).transpose(0, 2, 3, 1))  # (n, H, W, C)
+    np.save(tmp_path / "unit.npy", levels / 255)
+    np.save(tmp_path / "ours.npy", levels / 127.5 - 1)
+    read = [given(tmp_path / name).samples(DIGITS) for name in ("png", "bytes.npy", "last.npz", "ours.npy")]
+    read += [given(tmp_path / "unit.npy", images="0..1").samples(DIGITS)]
+    assert torch.allclose(read[0], x, atol=1 / 255)
+    for other in read[1:]:
+        assert other.dtype == torch.float32
+        assert torch.allclose(other, read[0], atol=1e-6)
+
+
+def test_the_row_is_the_metric_of_these_samples(
+    tmp_path: Path, measured: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fd_pixels, computed by hand; metrics that need the flow are skipped with a reason; the floor stands beside."""
+    x = write_pictures(tmp_path / "png")
+    suite = {"suite": "given", "data": "digits", "flow": {"model": {"name": "samples", "folder": str(tmp_path / "png")}},
+             "sample": {"n": 40}, "metrics": ["fd_pixels", "nfe", "solver_error", "transport_cost"]}  # fmt: skip
+    table = measured(suite).set_index("metric")
+    row = table[table["model"].str.startswith("samples")].loc["fd_pixels"]
+    train = DIGITS.take("train", None)
+    expected = FDPixels().distance(x.double().flatten(1), train.double().flatten(1))
+    assert row["value"] == pytest.approx(expected.value, rel=1e-9)
+    assert (row["method"], row["solver"], row["n"], row["model"]) == ("png", "given", 40, "samples[folder=png]")
+    assert row[["path", "coupling", "seed", "nfe"]].isna().all()
+    for name in ("nfe", "solver_error"):
+        assert table.loc[name, "status"] == "skipped"
+        assert "samples alone are given" in table.loc[name, "reason"]
+    assert "transport_cost" not in table.index
+    assert table[table["model"] == "data"].loc["fd_pixels", "value"] > 0
+
+
+def test_content_is_the_identity(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    model = given(tmp_path / "b")
+    (tmp_path / "b").rename(tmp_path / "c")
+    assert given(tmp_path / "c").identity() == model.identity()
+    assert MODELS.build(given(tmp_path / "c").spec()) == given(tmp_path / "c")
+    moved = given(tmp_path / "c")
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / "c" / "000.png")
+    assert given(tmp_path / "c").identity() != model.identity()
+    with pytest.raises(UserError, match="has changed since the run began"):
+        moved.samples(DIGITS)
+
+
+def big(folder: Path) -> Path:
+    Image.fromarray(np.zeros((9, 8), dtype=np.uint8)).save(folder / "big.png")
+    return folder
+
+
+def text(folder: Path) -> Path:
+    (folder / "a.png").write_text("no picture")
+    return folder
+
+
+def array(folder: Path, value: Any, name: str = "a.npy") -> Path:
+    np.save(folder / name, value)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "message"),
+    [
+        (lambda f: f / "none", "digits", "there is no such folder or file"),
+        (lambda f: f, "digits", "holds no pictures"),
+        (text, "digits", "cannot be read as a picture"),
+        (big, "digits", "big.png is 8 × 9 pixels; this data has 8 × 8"),
+        (big, "moons", r"holds pictures; this data has shape \(2,\)"),
+        (lambda f: array(f, np.zeros((3, 5))), "moons", r"holds float64 \(3, 5\); this data needs floats or uint8"),
+        (lambda f: array(f, np.zeros((3, 2), dtype=int)), "moons", "holds int64"),
+        (lambda f: array(f, np.array([{}, {}])), "moons", "cannot be read as an array"),
+        (lambda f: array(f, np.full((3, 2), np.nan)), "moons", "not all of its numbers are finite"),
+        (lambda f: array(f, np.full((3, 1, 8, 8), 200.0)), "digits", "far outside -1..1: declare the images' range"),
+        (lambda f: big(f) / "big.png", "digits", "samples are a folder of pictures, or a .npy or .npz file"),
+    ],
+)
+def test_mistakes(tmp_path: Path, make: Callable[[Path], Path], data: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        given(make(tmp_path)).samples(DATA.build(data))
+    with pytest.raises(UserError, match="needs its folder"):
+        MODELS.build("samples").samples(DATA.build(data))

@@ -1,0 +1,84 @@
+"""Recipes: what they stand for, that they leave no trace but their settings, and that their networks have the published size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fmbench.errors import UserError
+from fmbench.models import MODELS
+from fmbench.plan import make_plan
+from fmbench.recipes import RECIPES, half_life, with_recipe
+from fmbench.suite import parse
+
+IMAGES = {"name": "normal", "dims": [3, 32, 32]}
+every_recipe = pytest.mark.parametrize("name", RECIPES)
+Tiny = Callable[..., dict[str, Any]]
+
+
+def images(tiny: Tiny, **changes: Any) -> dict[str, Any]:
+    suite = tiny(data=IMAGES, flow__seed=0, **changes)
+    if "flow__model" not in changes:
+        del suite["flow"]["model"]
+    return suite
+
+
+@every_recipe
+def test_a_recipe_is_its_settings_and_leaves_no_name(name: str, tiny: Tiny) -> None:
+    recipe = RECIPES[name]
+    short = parse(images(tiny, train={"recipe": name}))
+    long = parse(images(tiny, train=dict(recipe.train), flow__model=dict(recipe.model)))
+    assert short.resolved() == long.resolved()
+    assert [flow.key for flow in make_plan(short).flows()] == [flow.key for flow in make_plan(long).flows()]
+    assert parse(short.resolved()).resolved() == short.resolved()
+    assert recipe.source
+
+
+def test_keys_beside_a_recipe_take_their_place(tiny: Tiny) -> None:
+    suite = images(tiny, train={"recipe": "torchcfm", "lr": 1e-3})
+    parsed = parse(suite, ["train.samples=1000", "flow.model.channels=32", "flow.model.name=unet"])
+    assert (parsed.train.lr, parsed.train.samples, parsed.train.batch) == (1e-3, 1000, 128)
+    (model,) = parsed.flow.model
+    assert model.parameters()["multipliers"] == [1, 2], "a network of one's own takes the recipe's place as a whole"
+    assert parse(suite, ["train.recipe=edm"]).train.batch == 512
+
+
+def test_torchcfm_is_as_published(tiny: Tiny) -> None:
+    train = parse(images(tiny, train={"recipe": "torchcfm"})).train
+    assert train.steps == 400_000
+    assert train.warmup == 5_000 * train.batch
+    assert 0.5 ** (train.batch / train.ema_samples) == pytest.approx(0.9999, abs=1e-9)
+    assert half_life(0.5, 64) == 64
+
+
+@pytest.mark.parametrize(("name", "millions"), [("torchcfm", 35.7), ("edm", 55.7)])
+def test_networks_have_the_published_size(name: str, millions: float) -> None:
+    """Ho 2020 and Tong 2024 count 35.7 M; EDM's 55.7 M are of other blocks, of which ours come within a tenth."""
+    import torch
+
+    with torch.device("meta"):
+        network = MODELS.build(dict(RECIPES[name].model)).network((3, 32, 32), [0])
+    count = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    assert (
+        count == pytest.approx(millions, abs=0.05) if name == "torchcfm" else count == pytest.approx(millions, rel=0.1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("torchcmf", r"unknown recipe 'torchcmf'.*Did you mean 'torchcfm'"),
+        (3, r"train.recipe = 3: write one of torchcfm"),
+    ],
+)
+def test_an_unknown_recipe_says_which_there_are(recipe: Any, message: str, tiny: Tiny) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(images(tiny, train={"recipe": recipe}))
+
+
+def test_a_suite_without_a_recipe_is_left_alone(tiny: Tiny) -> None:
+    suite = tiny()
+    assert with_recipe(suite) is suite
+    assert with_recipe(None) is None
