@@ -166,7 +166,7 @@ class Results:
             the part `probe_stderr` of it that random probes leave, `n` (samples behind one seed's value, the smallest),
             `seeds` (how many were averaged), `failed`, `failures`. Values are in the row's unit.
         """
-        table = self.table.assign(flow=flow_labels(self.table), sampler=sampler_labels(self.table)).astype(object)
+        table = self.table.assign(flow=flow_labels(self.table), sampler=sampler_labels(self.table))
         cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for row in records(table):
             cells.setdefault(cell_key(row), []).append(row)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .errors import UserError, unknown
@@ -122,10 +123,14 @@ def first_line(error: Exception) -> str:
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as plain dictionaries; whatever is missing (NA, NaN) is None."""
-    plain = table.astype(object)
-    return [
-        {str(key): value for key, value in row.items()} for row in plain.where(plain.notna(), None).to_dict("records")
-    ]
+    columns = [_plain(table[name]) for name in table]
+    return [dict(zip(map(str, table), row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _plain(column: pd.Series) -> list[Any]:
+    """A column's values as Python's own, None where missing. (Far faster than pandas' rows, which box cell by cell.)"""
+    values = [None if gone else value for value, gone in zip(column.tolist(), column.isna().tolist(), strict=True)]
+    return [value.item() if isinstance(value, np.generic) else value for value in values]
 
 
 def freedom_of(row: Mapping[str, Any]) -> float:

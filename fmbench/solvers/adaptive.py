@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
-from torchdiffeq import odeint
 
 from ..errors import Diverged
 from ..flow.velocity import Velocity
@@ -38,6 +37,8 @@ class Adaptive(Solver):
             velocity.max_nfe = limit
 
     def _integrate(self, velocity: Velocity, x: Tensor, start: Tensor, end: Tensor) -> Solution:
+        from torchdiffeq import odeint  # brings scipy.integrate, a second in every worker: only where it is used
+
         field = _TimeToGo(velocity, start, end)
         span = torch.stack([end - start, torch.zeros_like(end)])
         # step_t: the last step ends at the end. Left alone, torchdiffeq steps past it, where no path is defined.
