@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,9 @@ from fmbench.models import MODELS
 from fmbench.models.oracle import Oracle
 from fmbench.paired import read
 from fmbench.plan import make_plan
+from fmbench.randomness import stream
 from fmbench.results import Results
+from fmbench.stages import sample
 from fmbench.suite import parse
 
 Fmbench = Callable[..., Any]
@@ -323,6 +326,32 @@ def test_a_coarse_reference_proves_nothing(measured: Any) -> None:
     suite["sample"]["reference"] = {"tolerance": 1.0, "max_steps": 32}
     (found,) = judge(Results(measured(suite)), parse(suite).claims)
     assert (found.verdict, found.guard) == ("not tested", "integration error")
+
+
+def test_a_flow_evaluated_on_its_own_training_pairs_proves_nothing(
+    measured: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real run whose evaluation draws the very noise that the pairs were drawn from; with noise of its own it is judged."""
+    suite = {
+        "suite": "pairs",
+        "data": {"name": "gaussian-mixture", "means": [[1.0]], "stds": [[0.5]]},
+        "flow": {"model": {"name": "mlp", "width": 16, "depth": 1}, "reflow": [0, 1], "seed": [0, 1, 2]},
+        "train": {"samples": 16_384, "batch": 256, "lr": 1e-2, "schedule": "cosine", "ema_samples": 1_024},
+        "pairs": {"n": 256, "solver": {"name": "rk4", "steps": 32}},
+        "sample": {"n": 256, "reference": {"tolerance": 1e-3}, "solvers": [{"name": "rk4", "nfe": 40}]},
+        "metrics": ["w2", "transport_cost", "train_coupling_cost", "reference_error"],
+        "claims": [{"name": "reflow-cost-nonincreasing", "costs": ["transport_cost"], "margin": 0.5}],
+    }
+
+    def judged() -> Any:
+        return judge(Results(measured(suite)), parse(suite).claims)[0]
+
+    fresh = judged()
+    assert fresh.guard is None, fresh
+    monkeypatch.setenv("FMBENCH_CACHE", os.environ["FMBENCH_CACHE"] + "-again")
+    monkeypatch.setattr(sample, "stream", lambda draw, start, stop, *names: stream(draw, start, stop, "noise", 0))
+    found = judged()
+    assert (found.verdict, found.guard) == ("not tested", "fresh z0")
 
 
 @pytest.mark.slow

@@ -163,7 +163,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = write(tmp_path_factory.mktemp("results") / "moons", make_rows(), make_manifest(), make_pictures())
     claims = [
         {"claim": "ot-straighter", "statement": "OT-CFM is straighter than RF", "verdict": "supported",
-         "effect": -0.7, "low": -0.75, "high": -0.65, "p_value": 1e-9, "n": 3, "guard": None},
+         "effect": -0.7, "low": -0.75, "high": -0.65, "p_value": 1e-9, "n": 3, "guard": None, "margin": 0.125,
+         "contrast": "OT-CFM against RF", "note": "one seed alone"},
         {"claim": "ve-best", "statement": "VE has the lowest w2 at 8 calls", "verdict": "refuted",
          "effect": 0.4, "low": 0.3, "high": None, "p_value": 0.4, "n": 3, "guard": "marginal error"},
     ]  # fmt: skip
