@@ -35,6 +35,7 @@ def flow(**changes: Any) -> FlowSpec:
     return FlowSpec(**{**plain, **changes})
 
 
+CONDITIONAL = MODELS.build({"name": "mlp", "conditional": True, "label_dropout": 0.1})
 PAIRS = PairsSpec(flow=flow(), n=1000, solver=SOLVERS.build("dopri5"))
 REFERENCE = ReferenceSpec(flow=flow(), n=100, batch=50, sample_seed=0)
 SAMPLE = SampleSpec(
@@ -48,6 +49,7 @@ EXAMPLES: dict[str, Spec] = {
     "reference": REFERENCE,
     "sample": SAMPLE,
     "sample, adaptive": SAMPLE.model_copy(update={"solver": SOLVERS.build("dopri5"), "steps": None, "grid": None}),
+    "sample, guided": SAMPLE.model_copy(update={"flow": flow(model=CONDITIONAL), "guidance": 2.0}),
     "measure": MeasureSpec(cell=SAMPLE, reference=REFERENCE, metric=METRICS.build("w2")),
     "floor": FloorSpec(data=DATA.build("moons"), metric=METRICS.build("w2"), n=100, sample_seed=0),
     "pairing": PairingSpec(
@@ -77,6 +79,7 @@ GOLDEN = {
     "reference": "reference-0883b7c0ffb4eec2",
     "sample": "sample-f76a01c587e0bf50",
     "sample, adaptive": "sample-8f7418387df07e1d",
+    "sample, guided": "sample-a32be66174e94c46",
     "measure": "measure-ae4b4d2ba3a117e7",
     "floor": "floor-2f566684ff00feb5",
     "pairing": "pairing-31381a52f71687e6",

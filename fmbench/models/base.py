@@ -82,6 +82,10 @@ class Model(Component):
 class ConditionalModel(Model):
     """Base of the networks that may be given labels.
 
+    The labels that samples are asked for follow the data's own law; those of sample i depend on (seed, i) alone. Metrics that ask
+    for the velocity elsewhere than on the solved trajectories, where no label is known (nll, bits_per_dim, minimal_loss,
+    model_error, pair_memorisation …), are skipped for a conditional flow.
+
     Args:
         conditional: the network is given each sample's label.
         label_dropout: the share of training samples whose label is withheld, each by its own chance (Ho & Salimans 2022,
