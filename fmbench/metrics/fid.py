@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -80,7 +81,7 @@ def _with_protocol(estimate: Estimate, extractor: Extractor, name: str, of: str,
         f"reference {of}, {real.summary.count} images (sha256 {real.sha256})",
         QUANTISER,
     ]
-    return Estimate(estimate.value, estimate.stderr, estimate.n, estimate.freedom, "; ".join(parts))
+    return replace(estimate, protocol="; ".join(parts))
 
 
 class FeatureDistance(FeatureMetric):

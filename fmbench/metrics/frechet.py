@@ -66,11 +66,13 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
     """‖m1 − m2‖² + tr C1 + tr C2 − 2 tr (C1^½ C2 C1^½)^½, W2² of the two Gaussians, float64.
 
-    By eigenvalues of symmetric matrices alone: no root that turns complex, and singular covariances are fine.
+    By eigenvalues of symmetric matrices alone: no root that turns complex, and singular covariances are fine. The cross
+    term is the same for any factor F with C1 = Fᵀ F: Cholesky's, cheapest, where there is one, else the symmetric root.
     """
     mean1, cov1, mean2, cov2 = (a.double() for a in (mean1, cov1, mean2, cov2))
-    half, _ = _roots(cov1)
-    cross = torch.linalg.eigvalsh(half @ cov2 @ half).clamp(min=0).sqrt().sum()
+    lower, singular = torch.linalg.cholesky_ex(cov1)
+    factor = _roots(cov1)[0] if singular else lower.T
+    cross = torch.linalg.eigvalsh(factor @ cov2 @ factor.T).clamp(min=0).sqrt().sum()
     return ((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * cross).clamp(min=0).item()
 
 

@@ -42,10 +42,9 @@ class InceptionScore(FeatureMetric):
             score.add(network.logits(features), group[start : start + len(features)])
             start += len(features)
         scores = score.value()
-        weights = f"features {self.features} (weights sha256 {self.extractor.weights()}); {QUANTISER}"
-        return Estimate(
-            scores.mean().item(), scores.std().item() / math.sqrt(self.splits), len(x), self.splits - 1, weights
-        )
+        protocol = f"features {self.features} (weights sha256 {self.extractor.weights()}); {QUANTISER}"
+        stderr = scores.std().item() / math.sqrt(self.splits)
+        return Estimate(scores.mean().item(), stderr, len(x), self.splits - 1, protocol=protocol)
 
 
 def groups(n: int, splits: int) -> Tensor:

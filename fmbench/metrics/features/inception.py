@@ -105,7 +105,7 @@ class Inception(nn.Module):
         return features @ self.body.fc.weight.T.to(features.dtype)
 
 
-def architecture() -> nn.Module:
+def architecture() -> Any:
     """torch-fidelity's network as it is built, without weights: it would unpickle their file without restraint."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
