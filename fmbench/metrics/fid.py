@@ -11,7 +11,7 @@ import torch
 from pydantic import PositiveInt, field_validator
 from torch import Tensor
 
-from ..data.base import Data, Split
+from ..data.base import Data, FiniteData, Split
 from ..errors import Skip
 from ..statistics import Estimate
 from .base import Evidence, Metric, take_up_to
@@ -61,7 +61,7 @@ class FeatureMetric(Metric):
             check_images(data.shape)
         except Skip:
             return False
-        return data.size("train") is not None
+        return isinstance(data, FiniteData)  # asked while planning, when the files may be elsewhere
 
     def floor(self, data: Data, n: int, seed: int) -> Estimate | None:
         """n held-out images against all training images."""
