@@ -35,7 +35,7 @@ class Estimate:
 def mean(x: Tensor) -> Estimate:
     """Plain mean of `(n,)` values; stderr = sd / √n with n − 1 degrees of freedom, infinite for n < 2."""
     x = x.double()
-    return Estimate(x.mean().item(), _stderr(x), len(x), max(1, len(x) - 1))
+    return Estimate(x.mean().item(), _stderr(x), len(x), _freedom(x))
 
 
 def ratio(a: Tensor, b: Tensor) -> Estimate:
@@ -45,7 +45,7 @@ def ratio(a: Tensor, b: Tensor) -> Estimate:
     if bottom == 0:
         return Estimate(math.nan, math.inf, len(a))
     value = a.mean().item() / bottom
-    return Estimate(value, _stderr(a - value * b) / abs(bottom), len(a), max(1, len(a) - 1))
+    return Estimate(value, _stderr(a - value * b) / abs(bottom), len(a), _freedom(a))
 
 
 def root(estimate: Estimate) -> Estimate:
@@ -210,6 +210,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, (len(p_values) - rank) * p_values[index])
         adjusted[index] = min(1.0, running)
     return adjusted
+
+
+def _freedom(x: Tensor) -> float:
+    return len(x) - 1 if len(x) > 1 else math.inf  # of one value there is no standard error to have any
 
 
 def _stderr(x: Tensor) -> float:

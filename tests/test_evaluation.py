@@ -71,6 +71,7 @@ def test_a_field_from_a_file(fmbench: Callable[..., Any], field: Path, tmp_path:
     assert not np.allclose(edited["value"], table["value"])
 
 
+@pytest.mark.slow  # two interpreters import torch
 def test_worker_processes_know_the_field(fmbench: Callable[..., Any], field: Path, tmp_path: Path) -> None:
     answer = fmbench(
         "evaluate", "my.py", "--data", "moons", "--nfe", 1, *FEW, "--workers", 2, "--quiet", "--out", "two"

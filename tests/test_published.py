@@ -60,7 +60,8 @@ def test_data_sets_that_exist_here_are_named_as_here() -> None:
     """A label of this project's must be one that a suite can build: else nothing of ours would ever match."""
     table = load()
     labels = set(table["dataset"].dropna()) | set(table["source"].dropna())
-    built = {DATA.build({"name": "eight-gaussians", "std": 1.0}).label(), DATA.build("s-curve").label(),
+    built = {DATA.build({"name": "eight-gaussians", "std": 1.0}).label(), DATA.build("cifar10").label(),
+             DATA.build("s-curve").label(),
              DATA.build({"name": "eight-gaussians", "scale": 12.0, "std": 1.5}).label(),
              DATA.build({"name": "moons", "noise": 0.1, "scale": 9.73, "shift": -3.65}).label(),
              DATA.build({"name": "moons", "scale": 2.0, "shift": [-1.0, 0.0]}).label()}  # fmt: skip

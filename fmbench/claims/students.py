@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from ..table import TASK
-from .base import Claim, Contrast, no_more
+from .base import Claim, Contrast
 from .cells import Cell, Cells, NotTested
 from .guards import arrived, same_noise
-from .marginals import GAP
+from .marginals import GAP, no_farther
 
 TAUGHT = (*TASK, "path", "coupling", "prediction", "model", "reflow", "guidance", "metric")  # what both share
 
@@ -29,7 +29,11 @@ class StudentsMatch(Claim):
     def contrasts(self, cells: Cells) -> list[Contrast]:
         everyone = cells.find("energy_coefficient")
         students = [cell for cell in everyone if cell["distilled"]]
-        found = [no_more(s, teacher, self.margin) for s in students for teacher in _teachers(s, everyone)]
+        pairs = [(student, teacher) for student in students for teacher in _teachers(student, everyone)]
+        found = [
+            no_farther(cells, a, b, self.margin, f"H of {a.flow} against its teacher at {b.nfe:g} calls")
+            for a, b in pairs
+        ]
         if not found:
             raise NotTested("missing rows", "no energy_coefficient of a student beside one of its teacher's")
         return found

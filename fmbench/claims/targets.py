@@ -8,7 +8,7 @@ from ..contrasts import combination
 from .base import Claim, Contrast, no_more
 from .cells import Cells, NotTested
 from .guards import arrived, integration_error, same_noise
-from .marginals import GAP
+from .marginals import GAP, no_farther
 
 
 class GradientIdentity(Claim):
@@ -46,7 +46,10 @@ class HasScore(Claim):
         pairs = [(cell, other) for cell in scores for other in cells.partners(cell, prediction="velocity")]
         if not pairs:
             raise NotTested("missing rows", "no marginal_gap of path = rectified with prediction = score and velocity")
-        return [no_more(score, velocity, self.margin) for score, velocity in pairs]
+        return [
+            no_farther(cells, score, velocity, self.margin, f"H of {score.flow} against {velocity.flow}")
+            for score, velocity in pairs
+        ]
 
 
 class WrongTargetFails(Claim):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -159,19 +160,18 @@ class FiniteData(Data):
         return torch.randperm(size, generator=generator("data", split, seed))[:n]
 
 
-_Resident = dict[tuple[int, str], tuple[Tensor, Tensor]]
+_RESIDENT: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+_MOVING = Lock()
 
 
 def resident(stored: Tensor, device: str) -> Tensor:
     """The tensor on a GPU, put there once in a process; where it would take more than half of what is free, as it is."""
     key = (stored.data_ptr(), device)
-    if key not in _RESIDENT:
-        free, _ = torch.cuda.mem_get_info(device)
-        if stored.numel() * stored.element_size() > free // 2:
-            return stored
-        _RESIDENT.clear()  # one data set at a time
-        _RESIDENT[key] = (stored, stored.to(device))
-    return _RESIDENT[key][1]
-
-
-_RESIDENT: _Resident = {}
+    with _MOVING:  # minibatches are prepared on several threads
+        if key not in _RESIDENT:
+            free, _ = torch.cuda.mem_get_info(device)
+            if stored.numel() * stored.element_size() > free // 2:
+                return stored
+            _RESIDENT.clear()  # one data set at a time
+            _RESIDENT[key] = (stored, stored.to(device))
+        return _RESIDENT[key][1]

@@ -13,7 +13,6 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from ..errors import UserError
-from ..randomness import generator
 from ..registry import Component
 from .assignment import assignment
 from .sinkhorn import entropic_plan
@@ -99,7 +98,7 @@ class LabelOT(MinibatchOT):
     name = "label-ot"
 
     def check(self, source: Data, data: Data) -> None:
-        if data.draw(1, generator("labels"))[1] is None:
+        if data.classes is None:
             raise UserError(
                 f"coupling '{self.name}' pairs within labels, and data set '{data.name}' has none: use 'minibatch-ot'"
             )

@@ -49,11 +49,18 @@ class Transformer(ConditionalModel):
             return TransformerNetwork(self, shape, classes)
 
 
+class _NoTable(nn.Module):
+    """Stands where diffusers' network always has a table of labels."""
+
+    def forward(self, row: None) -> float:
+        return 0.0
+
+
 class TransformerNetwork(LoneNetwork):
-    """diffusers' `DiTTransformer2DModel`, which has a label table always: that of an unconditional one has a single row."""
+    """diffusers' `DiTTransformer2DModel`, in which every block has time and label embeddings of its own."""
 
     def __init__(self, spec: Transformer, shape: tuple[int, ...], classes: int | None = None):
-        super().__init__(classes or 0)
+        super().__init__(classes)
         from diffusers import DiTTransformer2DModel
 
         self.dit = DiTTransformer2DModel(
@@ -66,7 +73,10 @@ class TransformerNetwork(LoneNetwork):
             num_embeds_ada_norm=classes or 0,
         )
         for block in self.dit.transformer_blocks:
-            block.norm1.emb.class_embedder.dropout_prob = 0.0  # labels are withheld before they come here
+            if classes is None:
+                block.norm1.emb.class_embedder = _NoTable()
+            else:
+                block.norm1.emb.class_embedder.dropout_prob = 0.0  # labels are withheld before they come here
             nn.init.zeros_(block.norm1.linear.weight)
             nn.init.zeros_(block.norm1.linear.bias)
 

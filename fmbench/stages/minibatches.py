@@ -74,7 +74,9 @@ def minibatches(
 
         def drawn(block: int) -> list[_Block]:
             return [
-                _Block.draw(spec, block, length, None if pairs is None else pairs[i], pairing if coupled else None)
+                _Block.draw(
+                    spec, block, length, None if pairs is None else pairs[i], pairing if coupled else None, device
+                )
                 for i, spec in enumerate(specs)
             ]
 
@@ -107,7 +109,7 @@ def _beside(parts: Sequence[Step], pinned: bool) -> Step:
 
     def side(tensors: Sequence[Tensor]) -> Tensor:
         stacked = torch.stack(list(tensors), dim=1)
-        return stacked.pin_memory() if pinned else stacked
+        return stacked.pin_memory() if pinned and stacked.device.type == "cpu" else stacked
 
     t, inputs, targets, label = zip(*parts, strict=True)
     return Step(side(t), side(inputs), side(targets), None if label[0] is None else side(label))
@@ -141,12 +143,15 @@ class _Block:
     withheld: Tensor | None  # (n,), of a conditional flow: whose label the network is not given
 
     @classmethod
-    def draw(cls, spec: FlowSpec, block: int, length: int, pairs: Pairs | None, pool: Executor | None) -> _Block:
+    def draw(
+        cls, spec: FlowSpec, block: int, length: int, pairs: Pairs | None, pool: Executor | None, device: str
+    ) -> _Block:
         rng = generator("train", spec.reflow, spec.seed, block)
         n = length * spec.train.batch
         label = None
         if pairs is None:
-            x1, label = spec.data.draw(n, rng)
+            # Where nothing is paired on the processor, data that live on a GPU are drawn there.
+            x1, label = spec.data.draw_on(device if pool is None else "cpu", n, rng)
             x0, _ = spec.source.draw(n, rng)
         else:
             index = torch.randint(len(pairs[0]), (n,), generator=rng)
@@ -171,14 +176,15 @@ class _Block:
         """`length` steps of this seed: t `(K, B)`, inputs and targets `(K, B, *shape)`, float32, labels `(K, B)`."""
         ends = [piece.result() if isinstance(piece, Future) else piece for piece in self.ends]
         x0, x1 = (torch.cat(side).double() for side in ([end[0] for end in ends], [end[1] for end in ends]))
-        inputs, targets = parametrisation(self.spec, data_std).regression(x0, x1, self.t, self.noise)
+        x0, t, noise = x0.to(x1.device), self.t.to(x1.device), None if self.noise is None else self.noise.to(x1.device)
+        inputs, targets = parametrisation(self.spec, data_std).regression(x0, x1, t, noise)
         steps = (self.length, self.spec.train.batch)
         inputs, targets = (x.float().reshape(*steps, *x1.shape[1:]) for x in (inputs, targets))
         label = None
         if self.withheld is not None:
             given = torch.cat([end[2] for end in ends if end[2] is not None])
-            label = given.masked_fill(self.withheld, NO_LABEL).reshape(steps)
-        return Step(self.t.float().reshape(steps), inputs, targets, label)
+            label = given.masked_fill(self.withheld.to(given.device), NO_LABEL).reshape(steps)
+        return Step(t.float().reshape(steps), inputs, targets, label)
 
 
 def _paired(coupling: Coupling, x0: Tensor, x1: Tensor, label: Tensor | None, *names: str | int) -> Ends:

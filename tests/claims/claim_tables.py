@@ -92,7 +92,7 @@ def never_straight(good: bool) -> Rows:
 def marginals(good: bool) -> Rows:
     sheet = Sheet()
     sheet.flow()
-    sheet.add("marginal_gap", 0.002 if good else 0.02)
+    sheet.add("marginal_gap", 0.002 if good else 0.04)
     sheet.add("marginal_p_value", 0.001)
     return sheet.rows
 
@@ -115,7 +115,7 @@ def gradients(good: bool) -> Rows:
 def students(good: bool) -> Rows:
     """A student of two steps and its teacher at 50 calls and, worse, at 2."""
     sheet = Sheet()
-    for steps, error, distilled in ((50, 0.002, 0), (2, 0.1, 0), (2, 0.004 if good else 0.03, 2)):
+    for steps, error, distilled in ((50, 0.002, 0), (2, 0.1, 0), (2, 0.004 if good else 0.04, 2)):
         times = "steps[k=2]" if distilled else "uniform"
         sheet.curve("energy_coefficient", "euler", {steps: error}, distilled=distilled, times=times, reflow=1)
     return sheet.rows
@@ -207,7 +207,7 @@ SCENES: dict[str, tuple[Callable[[bool], Rows], dict[str, Any]]] = {
     "fm-ot-fewer-calls": (calls, {"path": "fm-ot"}),
     "adaptive-calls-follow-straightness": (ranks, {}),
     "fm-gradient-identity": (gradients, {}),
-    "rectified-has-score": (lambda good: ends(SCORE, {}, (0.003 if good else 0.02, 0.002)), SCORE),
+    "rectified-has-score": (lambda good: ends(SCORE, {}, (0.003 if good else 0.04, 0.002)), SCORE),
     "wrong-target-fails": (lambda good: ends({}, OVER_TIME, (0.002, 0.4 if good else 0.01)), {"path": "rectified"}),
     "few-step-students-match": (students, {"distilled": 2}),
     "predictions-same-ode": (predictions, {"prediction": "epsilon"}),

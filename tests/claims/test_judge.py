@@ -155,7 +155,7 @@ def test_a_result_is_judged_as_its_rows_are() -> None:
 # ---- sample by sample ----
 
 
-def paired_cells(rng: np.random.Generator, effect: float, seeds: int = 3, n: int = 400) -> list[Cell]:
+def paired_cells(rng: np.random.Generator, effect: float, seeds: int = 3, n: int = 800) -> list[Cell]:
     """Two flows whose values differ little, on samples that differ much: left = x + effect, right = x, each with noise."""
     x, sides = rng.normal(2, 1, n), []
     for shift in (effect, 0.0):
@@ -337,7 +337,7 @@ def test_a_student_stands_at_its_own_calls_beside_its_own_teacher() -> None:
 # ---- marginals-preserved, from samples to verdict ----
 
 
-def preserved(shift: float, run: int, seeds: int = 3, n: int = 400) -> str:
+def preserved(shift: float, run: int, seeds: int = 3, n: int = 800) -> str:
     """The verdict on flows that end in N(shift, 1) where the data are N(0, 1): common held-out data and noise."""
 
     def normal(*stream: int) -> Tensor:
@@ -355,15 +355,15 @@ def preserved(shift: float, run: int, seeds: int = 3, n: int = 400) -> str:
 
 
 def test_marginals_that_are_kept_or_not_are_found_and_the_margin_is_neither() -> None:
-    """H is δ²/4: 0.01 for δ = 0.2, which either verdict may call at half of α; three binomial standard errors."""
-    runs = {0.0: 30, 0.2: 40, 0.6: 10}
+    """H is δ²/4: 0.02 for δ = 0.284, which either verdict may call at half of α; three binomial standard errors."""
+    runs = {0.0: 10, 0.284: 60, 0.9: 10}
     counts = {shift: Counter(preserved(shift, run) for run in range(runs[shift])) for shift in runs}
     assert counts[0.0][SUPPORTED] >= 0.7 * runs[0.0]
     assert counts[0.0][REFUTED] == 0
-    assert counts[0.6][REFUTED] == runs[0.6]
-    allowed = runs[0.2] * (ALPHA / 2 + 3 * math.sqrt(ALPHA / 2 / runs[0.2]))
-    assert counts[0.2][SUPPORTED] <= allowed
-    assert counts[0.2][REFUTED] <= allowed
+    assert counts[0.9][REFUTED] == runs[0.9]
+    allowed = runs[0.284] * (ALPHA / 2 + 3 * math.sqrt(ALPHA / 2 / runs[0.284]))
+    assert counts[0.284][SUPPORTED] <= allowed
+    assert counts[0.284][REFUTED] <= allowed
 
 
 def test_a_gap_is_none_where_the_permutation_test_is_not_sure() -> None:

@@ -16,10 +16,15 @@ import pytest
 import torch
 from pictures import drawn, encoded, write_parquet, write_published
 
-from fmbench.data import DATA, decoded
+from fmbench.data import DATA, base, decoded
 from fmbench.data.pictures import Pictures
 from fmbench.errors import UserError
+from fmbench.flow import COUPLINGS, PATHS
+from fmbench.flow.times import TIMES
+from fmbench.models import MODELS
 from fmbench.randomness import generator
+from fmbench.stages.flow import FlowSpec, TrainSettings
+from fmbench.stages.minibatches import minibatches
 
 CIFAR = drawn(60, 32, 3, seed=0)
 
@@ -184,6 +189,31 @@ def test_flips_are_of_training_samples_and_of_the_generator_alone(mirror: Path) 
     assert data.moments() == plain.moments()
 
 
+@pytest.mark.parametrize("free", [10**9, 10])
+def test_a_set_that_lives_on_another_device_gives_the_same_draws(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    """`cpu:0` stands in for a GPU, with room for the set or without."""
+    write_published(mirror, "cifar10")
+    data = prepared("cifar10")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
+    monkeypatch.setattr(base, "_RESIDENT", {})
+    x, label = data.draw(300, generator("a"))
+    there, its_label = data.draw_on("cpu:0", 300, generator("a"))
+    assert torch.equal(there, x)
+    assert torch.equal(its_label, label)
+    assert len(base._RESIDENT) == (free > 1000)
+    flow = FlowSpec(
+        data=data, source=DATA.build({"name": "normal", "dims": data.shape}), path=PATHS.build("rectified"),
+        coupling=COUPLINGS.build("independent"), prediction="velocity", times=TIMES.build("uniform"),
+        model=MODELS.build("unet"), train=TrainSettings(samples=64, batch=16), seed=3,
+    )  # fmt: skip
+    here, there = (list(minibatches([flow], 0, 4, 0.5, device=device)) for device in ("cpu", "cpu:0"))
+    for (_, one), (_, other) in zip(here, there, strict=True):
+        assert torch.equal(one.inputs, other.inputs)
+        assert torch.equal(one.targets, other.targets)
+
+
 def files_of(cache: Path) -> dict[str, Path]:
     return {json.loads(path.read_bytes())["source"]["split"]: path.parent for path in cache.rglob("record.json")}
 
@@ -239,7 +269,7 @@ def test_an_interrupted_decoding_leaves_nothing_that_looks_whole(
 
 SLOWLY = """
 import sys, time
-from fmbench.data import DATA, decoded
+from fmbench.data import DATA, base, decoded
 decode, pixels = decoded._decode, decoded._pixels
 def told(*arguments):
     print("decoding", flush=True)

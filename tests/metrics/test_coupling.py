@@ -282,7 +282,7 @@ def test_a_reflow_round_has_a_cost_and_no_minibatches() -> None:
     draw = coupled(DATA.build("moons"), DATA.build("normal"), COUPLINGS.build("independent"), 64, 0, (z0, z0 + 3))
     plain = pairing()
     of = Pairing(**{**vars(plain), "fixed": 200, "coupled": draw})
-    assert measure("train_coupling_cost", of, n=150) == Estimate(9.0, 0.0, 150)
+    assert measure("train_coupling_cost", of, n=150) == Estimate(9.0, 0.0, 150, 149)
     assert measure("train_coupling_cost", of, n=1000).n == 200, "all that there are"
     for name in METRICS.names():
         if METRICS.get(name).scope == "coupling" and not name.startswith("train_coupling_cost"):
