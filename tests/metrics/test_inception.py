@@ -29,7 +29,7 @@ from fmbench.metrics.inception_score import InceptionScore
 from fmbench.metrics.kid import KID
 from fmbench.metrics.manifold import Precision, Recall
 
-N = 10  # images a side
+N = 6  # images a side
 
 
 class Bytes(Dataset):  # type: ignore[type-arg]
@@ -60,13 +60,13 @@ def test_values_are_torch_fidelitys_own(weights: Path, monkeypatch: pytest.Monke
     x, y = images(N, "generated"), images(N, "real")
     theirs = torch_fidelity.calculate_metrics(
         input1=Bytes(eight_bits(x)), input2=Bytes(eight_bits(y)), cuda=False, batch_size=N, verbose=False, cache=False,
-        fid=True, kid=True, isc=True, prc=True, kid_subsets=3, kid_subset_size=6, isc_splits=5,
+        fid=True, kid=True, isc=True, prc=True, kid_subsets=3, kid_subset_size=4, isc_splits=3,
         feature_extractor="inception-v3-compat", feature_extractor_weights_path=str(weights),
     )  # fmt: skip
     ours, real = (summarise(side, InceptionOther()) for side in (x, y))
     features = "inception-v3-other"
     assert distance(ours, real).value == pytest.approx(theirs["frechet_inception_distance"], rel=1e-5)
-    kid = KID(features=features, subsets=3, size=6).compare(ours, real)
+    kid = KID(features=features, subsets=3, size=4).compare(ours, real)
     assert kid.value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-5, abs=1e-9)
     assert Precision(features=features).compare(ours, real).value == pytest.approx(theirs["precision"])
     assert Recall(features=features).compare(ours, real).value == pytest.approx(theirs["recall"])
@@ -74,7 +74,7 @@ def test_values_are_torch_fidelitys_own(weights: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(
         "fmbench.metrics.inception_score.stream", lambda *_: [(ours.kept, network)]
     )  # not a second time
-    score = InceptionScore(features=features, splits=5).measure(evidence(x))
+    score = InceptionScore(features=features, splits=3).measure(evidence(x))
     assert score.value == pytest.approx(theirs["inception_score_mean"], rel=1e-5)
     assert str(InceptionOther().weights()) in (score.protocol or "")
 
