@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from pydantic import PositiveInt
@@ -37,9 +38,10 @@ class BitsPerDim(NLL):
     draws: PositiveInt = 1
 
     def measure(self, evidence: Evidence) -> Estimate:
-        log_density = self.likelihood(evidence).log_density.reshape(self.draws, -1).mean(0)
-        d = math.prod(evidence.data.shape)
-        return mean(-log_density / (d * math.log(2)) + offset(evidence.data))
+        found, nats = self.likelihood(evidence), math.prod(evidence.data.shape) * math.log(2)
+        log_density = found.log_density.reshape(self.draws, -1).mean(0)
+        probes = None if found.probe_stderr is None else found.probe_stderr / nats
+        return replace(mean(-log_density / nats + offset(evidence.data)), probe_stderr=probes)
 
     def points(self, evidence: Evidence) -> Tensor:
         images = take_up_to(evidence.data, "test", self.n or len(evidence.generated), evidence.seed)
