@@ -58,7 +58,7 @@ def run(suite: Any) -> dict[str, Any]:
         missing(plan, store), store, devices=devices_for(None, None, "auto"), ray=True,
         on_progress=lambda what, amount: heard.append(what),
     )  # fmt: skip
-    assert {"trained", "sampled", "measured"} == set(heard)
+    assert {"trained", "sampled", "measured", "curve"} == set(heard)
     return {cell.spec.key: outcomes[cell.spec.key] for cell in plan.cells}
 
 
