@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ import typer
 
 from . import terminal
 from .cli_evaluate import evaluate
+from .cli_options import DataRoot, InceptionWeights, Plugins
 from .errors import UserError, unknown
 
 app = typer.Typer(
@@ -27,24 +27,6 @@ app = typer.Typer(
 KINDS = (
     "suites", "paths", "couplings", "times", "losses", "weights", "solvers", "grids", "metrics", "models", "data", "claims",
 )  # fmt: skip
-
-Plugins = Annotated[
-    list[Path] | None, typer.Option("--plugin", help="A Python file that registers components of your own.")
-]
-
-
-def _mirror(folder: Path | None) -> Path | None:
-    if folder is not None:
-        os.environ["FMBENCH_DATA"] = str(folder)  # for worker processes, too
-    return folder
-
-
-DataRoot = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-root", callback=_mirror, help="Folder of image data sets, looked into before the hub (or FMBENCH_DATA)."
-    ),
-]
 
 
 def main() -> None:
@@ -90,6 +72,7 @@ def run(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     data_root: DataRoot = None,
+    inception_weights: InceptionWeights = None,
     log: Annotated[
         str | None, typer.Option(help="tensorboard: loss and throughput of the trainings, in <out>/tensorboard.")
     ] = None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from . import terminal
+from .cli_options import DataRoot, InceptionWeights, Plugins
 from .errors import UserError
 
 CONVENTIONS = "Conventions of the model"
@@ -78,9 +79,9 @@ def evaluate(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and what is there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
-    plugin: Annotated[
-        list[Path] | None, typer.Option("--plugin", help="A Python file that registers components of your own.")
-    ] = None,
+    plugin: Plugins = None,
+    data_root: DataRoot = None,
+    inception_weights: InceptionWeights = None,
 ) -> None:
     """Measure a flow of your own, or samples alone: the same table and report as `run` leaves.
 

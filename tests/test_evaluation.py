@@ -152,6 +152,18 @@ def test_mistakes_are_one_message_and_exit_2(
     assert not (tmp_path / "results").exists()
 
 
+def test_data_and_inception_weights_are_told_to_workers(
+    fmbench: Callable[..., Any], field: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    for name in ("FMBENCH_DATA", "FMBENCH_INCEPTION_WEIGHTS"):
+        monkeypatch.setenv(name, "before")  # so that what the command sets is undone
+    words = ("--data", "moons", "--nfe", 1, "--dry-run", "--data-root", "mirror", "--inception-weights", "w.pth")
+    assert fmbench("evaluate", "my.py:velocity", *words).code == 0
+    assert (os.environ["FMBENCH_DATA"], os.environ["FMBENCH_INCEPTION_WEIGHTS"]) == ("mirror", "w.pth")
+
+
 def test_from_python(field: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fmbench
 
