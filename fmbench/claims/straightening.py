@@ -50,7 +50,7 @@ class StraightInOneDimension(Claim):
     """
 
     name = "reflow-1d-straight"
-    source = "Liu et al. 2022, section 3.2 (one dimension)"
+    source = "theorem 3.7 of Liu et al. 2022, sharper on the line: lines of a monotone coupling do not cross"
     metrics = ("straightness",)
     guards = ALONE
     margin: float = Field(0.01, gt=0)

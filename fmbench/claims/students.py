@@ -21,7 +21,7 @@ class StudentsMatch(Claim):
     """
 
     name = "few-step-students-match"
-    source = "Liu et al. 2022, section 2.2 and figure 5 (distillation after reflow)"
+    source = "Liu et al. 2022, table 1(a): distilled k-rectified flows"
     metrics = ("energy_coefficient",)
     guards = (same_noise, arrived)
     margin: float = Field(GAP, gt=0)
