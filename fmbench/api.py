@@ -22,7 +22,8 @@ from .claims.judge import judge
 from .errors import UserError, unknown
 from .execute import Missing, Outcome, devices_for, execute, missing
 from .machine import commit, hardware, versions
-from .plan import Cell, Plan, flow_columns, make_plan
+from .naming import flow_columns
+from .plan import Cell, Plan, make_plan
 from .plugins import load_plugins
 from .results import Results
 from .stages.flow import FlowSpec

@@ -8,7 +8,8 @@ from typing import Any
 
 from .errors import UserError
 from .execute.jobs import Point
-from .plan import Plan, flow_columns
+from .naming import flow_columns
+from .plan import Plan
 
 
 class TensorBoard:

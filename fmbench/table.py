@@ -128,7 +128,7 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _plain(column: pd.Series) -> list[Any]:
-    """A column's values as Python's own, None where missing. (Far faster than pandas' rows, which box cell by cell.)"""
+    """A column's values as Python's own, None where missing."""
     values = [None if gone else value for value, gone in zip(column.tolist(), column.isna().tolist(), strict=True)]
     return [value.item() if isinstance(value, np.generic) else value for value in values]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from scipy.stats import kendalltau
-
 from ..contrasts import Difference, combination, mean
 from ..table import TASK
 from .base import Claim, Contrast
@@ -65,6 +63,8 @@ class CallsFollowStraightness(Claim):
         large = [pairs for pairs in groups.values() if len(pairs) >= FEWEST]
         if not large:
             raise NotTested("too few flows", f"fewer than {FEWEST} flows of one task under one adaptive solver")
+        from scipy.stats import kendalltau  # a second to import: not before it is needed
+
         tau = mean(float(kendalltau([n.value for n, _ in g], [s.value for _, s in g]).statistic) for g in large)
         variance = math.fsum(2 * (2 * len(g) + 5) / (9 * len(g) * (len(g) - 1)) for g in large) / len(large) ** 2
         every = tuple(cell for pairs in large for pair in pairs for cell in pair)

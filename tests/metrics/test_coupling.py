@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -314,6 +315,23 @@ def test_broken_twins_are_noticed() -> None:
     assert AgainstItself(n=128).measure(of).value < 0.5 * measure("coupling_bias", of, n=128).value
     laws = {"data": Steps(), "source": DATA.build({"name": "normal", "dims": [1]})}
     assert DrawnLabels(n=2048).measure(pairing("minibatch-ot", batch=256, **laws)).value < 0.1
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "twin"),
+    [
+        ("train_coupling_cost", 25, lambda d: d.norm(dim=1)),  # not squared
+        ("train_coupling_cost_l1", 7, lambda d: d.norm(dim=1)),
+        ("train_coupling_cost_l2", 5, lambda d: d.square().sum(1)),
+        ("train_coupling_cost_power", 5**1.5, lambda d: d.abs().pow(1.5).sum(1)),  # coordinate by coordinate
+    ],
+)
+def test_costs_of_known_pairs_and_their_twins(metric: str, value: float, twin: Callable[[Tensor], Tensor]) -> None:
+    """Each pair is (3, −4) apart: ‖·‖₁ = 7, ‖·‖ = 5, ‖·‖² = 25, ‖·‖^1.5 = 5^1.5."""
+    apart = torch.tensor([3.0, -4.0])
+    known = replace(pairing(), coupled=lambda n: (torch.zeros(n, 2), apart.expand(n, 2)))
+    assert measure(metric, known, n=128).value == pytest.approx(value, rel=1e-6)
+    assert twin(apart[None]).item() != pytest.approx(value, rel=1e-2)
 
 
 def test_a_full_plan_must_be_more_than_the_minibatch() -> None:
