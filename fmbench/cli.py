@@ -11,7 +11,7 @@ import typer
 
 from . import terminal
 from .cli_evaluate import evaluate
-from .cli_options import DataRoot, InceptionWeights, Plugins
+from .cli_options import DataRoot, Device, DryRun, InceptionWeights, Overrides, Plugins, Quiet, Ray, Workers
 from .errors import UserError, unknown
 
 app = typer.Typer(
@@ -57,20 +57,13 @@ def run(
         str, typer.Argument(help="A shipped suite (see `fmbench list suites`) or the path of your own YAML file.")
     ],
     out: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results/<suite>.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a key: flow.seed=[0,1]. Repeatable.")
-    ] = None,
+    overrides: Overrides = None,
     only: Annotated[list[str] | None, typer.Option(help="Keep only the cells with column=value. Repeatable.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: cuda where there is one.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes. Default: one for each core or GPU.")] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(help="Work on a Ray cluster: its address, or auto. FMBENCH_CACHE must be a disk that it shares."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be done and what is already there.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    device: Device = None,
+    workers: Workers = None,
+    ray: Ray = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
     data_root: DataRoot = None,
     inception_weights: InceptionWeights = None,
     log: Annotated[

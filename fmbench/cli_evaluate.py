@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from . import terminal
-from .cli_options import DataRoot, InceptionWeights, Plugins
+from .cli_options import DataRoot, Device, DryRun, InceptionWeights, Overrides, Plugins, Quiet, Ray, Workers
 from .errors import UserError
 
 CONVENTIONS = "Conventions of the model"
@@ -68,17 +68,12 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results. Default: results/<name of the model>.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a key of the suite: sample.batch=256. Repeatable.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: cuda where there is one.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes. Default: one for each core or GPU.")] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(help="Work on a Ray cluster: its address, or auto. FMBENCH_CACHE must be a disk that it shares."),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and what is there.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    overrides: Overrides = None,
+    device: Device = None,
+    workers: Workers = None,
+    ray: Ray = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
     plugin: Plugins = None,
     data_root: DataRoot = None,
     inception_weights: InceptionWeights = None,

@@ -21,6 +21,17 @@ def _told(variable: str) -> Callable[[Path | None], Path | None]:
     return tell
 
 
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a key of the suite: flow.seed=[0,1]. Repeatable.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: cuda where there is one.")]
+Workers = Annotated[int | None, typer.Option(help="Worker processes. Default: one for each core or GPU.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(help="Work on a Ray cluster: its address, or auto. FMBENCH_CACHE must be a disk that it shares."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and what is already there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="A Python file that registers components of your own.")
 ]
