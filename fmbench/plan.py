@@ -220,7 +220,7 @@ def _truth_cells(suite: Suite, flows: Sequence[FlowSpec]) -> list[Cell]:
         )
         for flow in flows
         for m in suite.metrics
-        if flow.model.exact and flow.classes is None and m.scope != "samples" and m.true_value(exact(flow)) is not None
+        if flow.model.exact and flow.classes is None and m.scope != "samples" and m.has_true_value(exact(flow))
     ]
 
 

@@ -81,6 +81,9 @@ class MinimalLoss(OverPath):
     def true_value(self, flow: Exact) -> float | None:
         return truth.minimal_loss(flow)
 
+    def has_true_value(self, flow: Exact) -> bool:
+        return truth.has_energies(flow)
+
 
 class ModelError(OverPath):
     """∫ E‖v(t, x_t) − v*(t, x_t)‖² dt, the learned field against the exact one on the path's own points."""

@@ -121,8 +121,12 @@ class Metric(Component):
         raise NotImplementedError
 
     def true_value(self, flow: Exact) -> float | None:
-        """The exact value for the exact flow, where it is known. Asked while planning, too: it must be quick."""
+        """The exact value for the exact flow, where it is known."""
         return None
+
+    def has_true_value(self, flow: Exact) -> bool:
+        """Whether `true_value` is known: asked while planning, so override it where computing the value takes time."""
+        return self.true_value(flow) is not None
 
     def floor(self, data: Data, n: int, seed: int) -> Estimate | None:
         """The same metric between independent draws of real data; None where that means nothing."""

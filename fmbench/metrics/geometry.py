@@ -90,6 +90,9 @@ class PathEnergy(PerSampleMetric):
     def true_value(self, flow: Exact) -> float | None:
         return truth.path_energy(flow)
 
+    def has_true_value(self, flow: Exact) -> bool:
+        return truth.has_energies(flow)
+
 
 class OneStepError(Metric):
     """E‖Z0 + T v(0, Z0) − Z1‖²: what one Euler step over the whole time T (1, or 1 − ε) misses."""

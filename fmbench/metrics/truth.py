@@ -17,6 +17,7 @@ from .base import Exact
 
 POINTS = 250_000  # of a quadrature grid; a mixture that needs more has no exact values here
 REACH = 7.5  # standard deviations that a grid covers: what is beyond weighs 1e-13
+QUADRATURE = (8, 4)  # pieces in time, and nodes in each
 SPACING = 0.5  # of the grid, in the least standard deviation: errors of 1e-7, from how sharply components part
 
 
@@ -114,8 +115,19 @@ def straightness(flow: Exact) -> float | None:
     """∫ E‖(Z1 − Z0) − v(t, Z_t)‖² dt."""
     if (one := gaussian(flow)) is not None:
         return one.straightness()
-    energy, cost = path_energy(flow), transport_cost(flow)
-    return None if energy is None or cost is None else energy - cost
+    if (cost := transport_cost(flow)) is None or (energy := path_energy(flow)) is None:
+        return None
+    return energy - cost
+
+
+def has_energies(flow: Exact) -> bool:
+    """Whether `path_energy` and `minimal_loss` are known: asked while planning, without their quadrature."""
+    if gaussian(flow) is not None:
+        return True
+    if (law := known(flow)) is None or not _from_source_to_data(flow.path):
+        return False
+    ends = ((s.alpha.item(), s.sigma.item()) for s in map(flow.path.marginal, nodes(flow.path, *QUADRATURE)[0]))
+    return all(_counts(_spread(law, *end)) is not None for end in ends)
 
 
 def _from_source_to_data(path: Path) -> bool:
@@ -149,7 +161,7 @@ def _energies(path: Path, data: Data) -> tuple[float, float] | None:
     velocity = MixtureVelocity(path, law.means, law.stds, law.weights, law.axes)
     square = law.total_variance() + law.mean().square().sum().item()
     of_u = of_v = 0.0
-    for t, weight in zip(*nodes(path, pieces=8, order=4), strict=True):
+    for t, weight in zip(*nodes(path, *QUADRATURE), strict=True):
         s = path.marginal(t)
         at_t = _spread(law, s.alpha.item(), s.sigma.item())
         if (grid := _grid(at_t)) is None:
@@ -180,13 +192,19 @@ def _spread(law: MixtureLaw, alpha: float, sigma: float) -> MixtureLaw:
     return MixtureLaw(alpha * law.means, (alpha**2 * law.stds**2 + sigma**2).sqrt(), law.weights, law.axes)
 
 
-def _grid(law: MixtureLaw) -> tuple[Tensor, float] | None:
-    """Points `(M, D)` that cover a law, and the volume of one cell; None where that takes too many points."""
+def _counts(law: MixtureLaw) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Lower and upper ends `(D,)` of a grid that covers a law, and its points along each axis; None where they are too many."""
     far, near = REACH * law.stds.max().item(), SPACING * law.stds.min().item()
     low, high = law.means.amin(0) - far, law.means.amax(0) + far
     counts = ((high - low) / near).ceil().long() + 1
-    if law.means.shape[1] > 2 or counts.prod().item() > POINTS:
+    return None if law.means.shape[1] > 2 or counts.prod().item() > POINTS else (low, high, counts)
+
+
+def _grid(law: MixtureLaw) -> tuple[Tensor, float] | None:
+    """Points `(M, D)` that cover a law, and the volume of one cell; None where that takes too many points."""
+    if (extent := _counts(law)) is None:
         return None
+    low, high, counts = extent
     axes = [torch.linspace(a, b, n, dtype=torch.float64) for a, b, n in zip(low, high, counts.tolist(), strict=True)]
     cell = math.prod((axis[1] - axis[0]).item() for axis in axes)
     return torch.cartesian_prod(*axes).reshape(-1, len(axes)), cell

@@ -73,7 +73,8 @@ def test_what_is_not_known_has_no_true_value(data: str) -> None:
         PATHS.build("rectified"), DATA.build({"name": "normal", "dims": law.shape}), law, COUPLINGS.build("independent")
     )
     for name in ("transport_cost", "nll", "straightness", "path_energy", "minimal_loss", "npe", "path_length_ratio"):
-        assert METRICS.build(name).true_value(known) is None
+        metric = METRICS.build(name)
+        assert (metric.true_value(known), metric.has_true_value(known)) == (None, False)
 
 
 def test_no_true_value_for_another_coupling() -> None:

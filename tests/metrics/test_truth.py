@@ -66,6 +66,7 @@ def test_measured_is_true(name: str, case: str) -> None:
     seen, exact = solved(case)
     metric = METRICS.build({"name": "nll", "n": 500, "steps": 64} if name == "nll" else name)
     true = metric.true_value(exact)
+    assert metric.has_true_value(exact) is (true is not None)
     if true is None:
         pytest.skip("not known in closed form")
     estimate = metric.measure(seen)
