@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -141,15 +142,21 @@ def run(
                 folder.write_table(frame(rows(plan, outcomes)))
                 last = time.monotonic()
 
-        outcomes = execute(
-            work,
-            store,
-            devices=devices,
-            plugins=plugins,
-            ray=ray is not None,
-            on_progress=heard,
-            on_outcomes=snapshot,
-        )
+        with ThreadPoolExecutor(
+            1
+        ) as beside:  # the report's libraries take seconds to load, while this process only waits
+            page = beside.submit(_prepared_page) if work.jobs else None
+            outcomes = execute(
+                work,
+                store,
+                devices=devices,
+                plugins=plugins,
+                ray=ray is not None,
+                on_progress=heard,
+                on_outcomes=snapshot,
+            )
+        if page is not None:
+            page.result()
         if board is not None:
             board.close()
         table = frame(rows(plan, outcomes))
@@ -172,6 +179,12 @@ def run(
 
         write_page([results], folder.directory / "report.html")
     return results
+
+
+def _prepared_page() -> None:
+    from .report.page import prepare
+
+    prepare()
 
 
 def _suite(suite: str | dict[str, Any] | Suite, overrides: Sequence[str]) -> Suite:

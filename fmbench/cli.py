@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -38,6 +39,8 @@ def main() -> None:
             f"[bold red]Error:[/] {terminal.escaped(str(error))}", soft_wrap=True, highlight=False
         )
         sys.exit(2)
+    finally:
+        gc.freeze()  # else the interpreter, as it ends, looks through a million objects of the libraries: most of a second
 
 
 @app.callback(invoke_without_command=True)

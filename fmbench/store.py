@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
@@ -25,6 +24,9 @@ from .identity import canonical, key_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Artefact", "ResultFolder", "Store", "WriteError", "write_atomically"]
 

@@ -7,9 +7,9 @@ import queue
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..plan import Plan
 from ..stages.flow import FlowSpec, PairsSpec
 from ..stages.measure import AloneSpec, MeasureSpec, PairingSpec
 from ..stages.sample import ReferenceSpec, SampleSpec
@@ -18,6 +18,9 @@ from ..store import Store
 from .cluster import RayWorker, devices_of_cluster
 from .jobs import AloneJob, CellJob, Job, Outcome, PairsJob, TrainJob, train_job
 from .workers import Message, ProcessWorker, ThreadWorker, Worker
+
+if TYPE_CHECKING:  # workers, which import this package too, plan nothing: a second less until they start
+    from ..plan import Plan
 
 __all__ = ["Missing", "Outcome", "execute", "missing"]
 

@@ -220,6 +220,11 @@ def _together(results: Sequence[Results]) -> dict[str, Any]:
     return {"section": section, "verdicts": verdicts}
 
 
+def prepare() -> None:
+    """What every page needs, made ready while something else is computed."""
+    _vega()
+
+
 @cache
 def _vega() -> str:
     """Vega, Vega-Lite and their embedding as one script that needs nothing else; cached, for bundling takes seconds."""
