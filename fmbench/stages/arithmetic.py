@@ -44,23 +44,60 @@ def faster(field: Field, precision: Precision, device: str, compiled: bool = Fal
 
     Compiled code is replayed as CUDA graphs on a GPU, one for each shape: for solvers whose batches keep their size.
     """
-    if not compiled and precision != "bfloat16":
-        return field
-    inner = _compiled(field) if compiled else field
+    if compiled:
+        return _compiled(field, precision, device)
+    return field if precision != "bfloat16" else _cast(field, precision, device)
 
+
+def _cast(field: Field, precision: Precision, device: str) -> Field:
     def called(t: Tensor, x: Tensor, *label: Tensor | None) -> Tensor:
-        if compiled:
-            torch.compiler.cudagraph_mark_step_begin()
         with cast(precision, device):
-            v = inner(t, x, *label)
-        # A graph's next replay overwrites its output, which multi-stage solvers still need.
-        return v.to(x.dtype, copy=compiled)
+            return field(t, x, *label).to(x.dtype)
 
     return called
 
 
 @lru_cache(maxsize=1)  # a worker does the cells of one flow after the other
-def _compiled(field: Field) -> Field:
-    torch.compiler.reset()  # lets go of the graphs of the flow before
-    compiled: Field = torch.compile(field, mode="reduce-overhead", dynamic=False)
-    return compiled
+def _compiled(field: Field, precision: Precision, device: str) -> Field:
+    torch.compiler.reset()  # lets go of the code of the flow before
+    inner = _cast(torch.compile(field, dynamic=False), precision, device)
+    return Graphed(inner, device) if device.startswith("cuda") else inner
+
+
+class Graphed:
+    """A field recorded once for each shape as a CUDA graph: a call then costs one launch and not one a kernel.
+
+    `held_mb` is the memory that the recordings keep, which torch's statistics of a later call do not see.
+    """
+
+    def __init__(self, field: Field, device: str):
+        self.field, self.device = field, device
+        self.recorded: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
+        self.pool = torch.cuda.graph_pool_handle()
+        self.held_mb = 0.0
+
+    def __call__(self, *given: Tensor) -> Tensor:
+        """`given` are t, x and, of a conditional flow, the label; t may stand on the processor."""
+        kind = tuple((tensor.shape, tensor.dtype) for tensor in given)
+        if kind not in self.recorded:
+            self.recorded[kind] = self._record(given)
+        graph, inputs, output = self.recorded[kind]
+        for kept, tensor in zip(inputs, given, strict=True):
+            kept.copy_(tensor)
+        graph.replay()
+        return output.clone()  # the next replay overwrites it, and multi-stage solvers still need it
+
+    def _record(self, given: tuple[Tensor, ...]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
+        inputs = [tensor.to(self.device, copy=True) for tensor in given]
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):
+            for _ in range(3):  # compiles, and lets libraries choose their kernels: nothing of that may be recorded
+                self.field(*inputs)
+        torch.cuda.current_stream(self.device).wait_stream(side)
+        torch.cuda.synchronize(self.device)
+        before, graph = torch.cuda.memory_reserved(self.device), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            output = self.field(*inputs)
+        self.held_mb += max(0, torch.cuda.memory_reserved(self.device) - before) / 2**20
+        return graph, inputs, output

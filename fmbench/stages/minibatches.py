@@ -81,7 +81,8 @@ def minibatches(
             ]
 
         def prepared(parts: Sequence[_Block]) -> Step:
-            return _beside([part.prepared(data_std) for part in parts], pinned=device.startswith("cuda"))
+            on_gpu = device.startswith("cuda")
+            return _beside([part.prepared(data_std, device if large and on_gpu else "cpu") for part in parts], on_gpu)
 
         def in_turn() -> Iterator[Step]:
             """Of small steps, only the pairing runs ahead: handing a block over would cost more than making it."""
@@ -172,11 +173,16 @@ class _Block:
         ends = [pool.submit(_paired, spec.coupling, *problem, *names, k) for k, problem in enumerate(problems)]
         return cls(spec, length, t, noise, ends, withheld)
 
-    def prepared(self, data_std: float) -> Step:
-        """`length` steps of this seed: t `(K, B)`, inputs and targets `(K, B, *shape)`, float32, labels `(K, B)`."""
+    def prepared(self, data_std: float, device: str = "cpu") -> Step:
+        """`length` steps of this seed: t `(K, B)`, inputs and targets `(K, B, *shape)`, float32, labels `(K, B)`.
+
+        Of images, a GPU computes what follows the pairing itself.
+        """
         ends = [piece.result() if isinstance(piece, Future) else piece for piece in self.ends]
-        x0, x1 = (torch.cat(side).double() for side in ([end[0] for end in ends], [end[1] for end in ends]))
-        x0, t, noise = x0.to(x1.device), self.t.to(x1.device), None if self.noise is None else self.noise.to(x1.device)
+        x0, x1 = (torch.cat([end[side] for end in ends]) for side in (0, 1))
+        place = torch.device(device) if x1.device.type == "cpu" else x1.device
+        x0, x1, t = (_moved(part, place).double() for part in (x0, x1, self.t))
+        noise = None if self.noise is None else _moved(self.noise, place)
         inputs, targets = parametrisation(self.spec, data_std).regression(x0, x1, t, noise)
         steps = (self.length, self.spec.train.batch)
         inputs, targets = (x.float().reshape(*steps, *x1.shape[1:]) for x in (inputs, targets))
@@ -191,6 +197,11 @@ def _paired(coupling: Coupling, x0: Tensor, x1: Tensor, label: Tensor | None, *n
     i, j = coupling.pair_labelled(x0, x1, label, generator(*names))
     # index_select: of images five times as fast as x0[i]
     return x0.index_select(0, i), x1.index_select(0, j), None if label is None else label[j]
+
+
+def _moved(x: Tensor, device: torch.device) -> Tensor:
+    """x on the device, without waiting for what a GPU has still to do: it reads pinned memory when its turn comes."""
+    return x if device.type == x.device.type else x.pin_memory().to(device, non_blocking=True)
 
 
 def _cores() -> int:

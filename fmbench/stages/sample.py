@@ -187,7 +187,8 @@ def _sample(spec: SampleSpec, field: Field, size: int, device: str) -> Sampled:
     while len(seconds) < 3 and sum(seconds) < SHORT:
         seconds.append(solve()[3])
     x = require_finite(torch.cat(parts).cpu(), "sampling")
-    return Sampled(x, Resources(nfe, tuple(seconds), memory.peak_mb), ledger, size)
+    peak_mb = None if memory.peak_mb is None else memory.peak_mb + getattr(field, "held_mb", 0.0)
+    return Sampled(x, Resources(nfe, tuple(seconds), peak_mb), ledger, size)
 
 
 @torch.inference_mode()
@@ -269,15 +270,14 @@ def _solve(field: Field, path: Path, x: Tensor, steps: int) -> _Solved:
     the mean of the two inner stages. Two quadratures, so that path_energy = transport_cost + straightness is a check
     and not a tautology.
     """
-    times = reference_times(path, steps)
+    times, lengths = reference_times(path, steps).to(x.device), reference_times(path, steps).diff().tolist()
     z0, states = x, [x[:DRAWN]]
     energy = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     length, simpson_energy = torch.zeros_like(energy), torch.zeros_like(energy)
     simpson_v = torch.zeros_like(x, dtype=torch.float64).flatten(1)
     start_velocity = k1 = field(times[0], x)
-    for i in range(steps):
-        t, h = times[i], (times[i + 1] - times[i]).item()
-        middle = t + 0.5 * h
+    for i, h in enumerate(lengths):
+        middle = times[i] + 0.5 * h
         k2 = field(middle, torch.add(x, k1, alpha=0.5 * h))
         k3 = field(middle, torch.add(x, k2, alpha=0.5 * h))
         k4 = field(times[i + 1], torch.add(x, k3, alpha=h))
@@ -294,7 +294,7 @@ def _solve(field: Field, path: Path, x: Tensor, steps: int) -> _Solved:
         k1 = after
         states.append(x[:DRAWN])
     chord = (x.double() - z0.double()).flatten(1)
-    span = (times[-1] - times[0]).item()
+    span = sum(lengths)
     straightness = span * chord.square().sum(1) - 2 * (chord * simpson_v).sum(1) + simpson_energy
     return _Solved(x, start_velocity, energy, straightness, length, torch.stack(states))
 

@@ -82,9 +82,11 @@ def seeds_at_once(spec: FlowSpec) -> int:
     """How many seeds may be trained as one computation, each as if it were alone.
 
     The scalar tail of a vectorised loop rounds differently, and where it falls must not depend on S: a seed's part of
-    every tensor `(S, B, …)` must fill whole registers. Other batch sizes are trained seed by seed.
+    every tensor `(S, B, …)` must fill whole registers. Other batch sizes are trained seed by seed, and so is bfloat16: on
+    processors that multiply it natively, a product's order of summation depends on how many stand beside it.
     """
-    return 1 if spec.train.batch % ALIGNMENT else max(1, spec.model.stack())
+    alone = spec.train.batch % ALIGNMENT or spec.train.precision == "bfloat16"
+    return 1 if alone else max(1, spec.model.stack())
 
 
 def train(
@@ -114,8 +116,8 @@ def train(
     """
     first, settings = specs[0], specs[0].train
     stack, batch, steps = len(specs), settings.batch, settings.steps
-    if stack > 1 and batch % ALIGNMENT:
-        raise ValueError(f"flows with train.batch = {batch}, no multiple of {ALIGNMENT}, are trained one by one")
+    if stack > 1 and seeds_at_once(first) == 1:
+        raise ValueError(f"flows with train.batch = {batch} in {settings.precision} are trained one by one")
     network = untrained(first, [s.seed for s in specs])
     if initial is not None:
         stacked = {name: [w[name] for w in initial] for name in initial[0]}
