@@ -17,6 +17,7 @@ from ..statistics import Estimate
 from .base import Evidence, Metric, take_up_to
 from .features import Extractor, extractor
 from .features.base import QUANTISER, check_images
+from .features.desk import desk
 from .features.summary import Reference, Summary, reference, summarise
 from .frechet import frechet_distance, influence, moments, transport
 
@@ -181,13 +182,15 @@ def intercept_weights(sizes: Sequence[int]) -> list[float]:
 
 
 def distance(x: Summary, real: Summary) -> Estimate:
-    """The Fréchet distance of two summaries; with fewer samples than dimensions, in the space that the samples span."""
-    centred, shift = x.kept.double() - x.mean, x.mean - real.mean
-    own, other, within = x.cov, real.cov, centred
+    """The Fréchet distance of two summaries, on the desk's device; with fewer samples than dimensions, in the space they span."""
+    device = desk().device
+    x_mean, x_cov, real_mean, real_cov = (a.to(device) for a in (x.mean, x.cov, real.mean, real.cov))
+    centred, shift = x.kept.to(device).double() - x_mean, x_mean - real_mean
+    own, other, within = x_cov, real_cov, centred
     if x.count == len(centred) <= len(own):
         basis = torch.linalg.qr(centred.T)[0]
         own, other, within = basis.T @ own @ basis, basis.T @ other @ basis, centred @ basis
     cross, mapped = transport(within, own, other)
-    value = (shift.square().sum() + x.cov.trace() + real.cov.trace() - 2 * cross).clamp(min=0)
+    value = (shift.square().sum() + x_cov.trace() + real_cov.trace() - 2 * cross).clamp(min=0)
     spread = influence(centred, shift, mapped).std() / math.sqrt(x.count)
     return Estimate(value.item(), spread.item(), x.count)

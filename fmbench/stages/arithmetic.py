@@ -39,13 +39,14 @@ def cast(precision: Precision, device: str) -> AbstractContextManager[object]:
     return torch.autocast(torch.device(device).type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
-def faster(field: Field, precision: Precision, device: str, compiled: bool = False) -> Field:
+def faster(field: Field, precision: Precision, device: str, compiled_for: int | None = None) -> Field:
     """A field that is called in this precision and, if asked, compiled; its velocities have the state's dtype.
 
-    Compiled code is replayed as CUDA graphs on a GPU, one for each shape: for solvers whose batches keep their size.
+    Compiled is what is called with `compiled_for` samples: other sizes (a pilot group, a last batch) are rare, and each would
+    cost a compilation of its own. On a GPU all sizes are replayed as CUDA graphs: for solvers whose batches keep their size.
     """
-    if compiled:
-        return _compiled(field, precision, device)
+    if compiled_for is not None:
+        return _compiled(field, precision, device, compiled_for)
     return field if precision != "bfloat16" else _cast(field, precision, device)
 
 
@@ -58,9 +59,14 @@ def _cast(field: Field, precision: Precision, device: str) -> Field:
 
 
 @lru_cache(maxsize=1)  # a worker does the cells of one flow after the other
-def _compiled(field: Field, precision: Precision, device: str) -> Field:
+def _compiled(field: Field, precision: Precision, device: str, size: int) -> Field:
     torch.compiler.reset()  # lets go of the code of the flow before
-    inner = _cast(torch.compile(field, dynamic=False), precision, device)
+    code = field.compiled() if hasattr(field, "compiled") else torch.compile(field, dynamic=False)
+
+    def called(t: Tensor, x: Tensor, *label: Tensor | None) -> Tensor:
+        return (code if len(x) == size else field)(t, x, *label)
+
+    inner = _cast(called, precision, device)
     return Graphed(inner, device) if device.startswith("cuda") else inner
 
 

@@ -179,7 +179,7 @@ class _Block:
         Of images, a GPU computes what follows the pairing itself.
         """
         ends = [piece.result() if isinstance(piece, Future) else piece for piece in self.ends]
-        x0, x1 = (torch.cat([end[side] for end in ends]) for side in (0, 1))
+        x0, x1 = torch.cat([end[0] for end in ends]), torch.cat([end[1] for end in ends])
         place = torch.device(device) if x1.device.type == "cpu" else x1.device
         x0, x1, t = (_moved(part, place).double() for part in (x0, x1, self.t))
         noise = None if self.noise is None else _moved(self.noise, place)

@@ -149,9 +149,14 @@ def sample(spec: SampleSpec, field: Field, device: str = "cpu") -> Sampled:
         UserError: the memory does not hold the batch of a solver whose results depend on it.
     """
     fixed = f"solver '{spec.solver.name}' behaves differently in another" if spec.solver.depends_on_batch else None
-    field = faster(field, spec.precision, device, spec.compile and not spec.solver.adaptive)
+    compiled = spec.compile and not spec.solver.adaptive
+
+    def work(batch: int) -> Sampled:
+        called = faster(field, spec.precision, device, min(batch, spec.n) if compiled else None)
+        return _sample(spec, called, batch, device)
+
     with products(spec.precision, device):
-        return fitting(lambda batch: _sample(spec, field, batch, device), spec.batch, fixed)[0]
+        return fitting(work, spec.batch, fixed)[0]
 
 
 def _sample(spec: SampleSpec, field: Field, size: int, device: str) -> Sampled:
@@ -198,9 +203,13 @@ def reference(spec: ReferenceSpec, field: Field, device: str = "cpu") -> Referen
     Raises:
         Diverged: the field is not finite along the way.
     """
-    field = faster(field, spec.precision, device, spec.compile)
+
+    def work(batch: int) -> Reference:
+        called = faster(field, spec.precision, device, min(batch, spec.n) if spec.compile else None)
+        return _reference(spec, called, batch, device)
+
     with products(spec.precision, device):
-        return fitting(lambda batch: _reference(spec, field, batch, device), spec.batch)[0]
+        return fitting(work, spec.batch)[0]
 
 
 def _reference(spec: ReferenceSpec, field: Field, size: int, device: str) -> Reference:
