@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..flow.couplings import Coupling
+from ..flow.couplings import Coupling, taken
 from ..models.base import NO_LABEL
 from ..randomness import generator
 from .flow import FlowSpec, Pairs, parametrisation
@@ -195,8 +195,7 @@ class _Block:
 
 def _paired(coupling: Coupling, x0: Tensor, x1: Tensor, label: Tensor | None, *names: str | int) -> Ends:
     i, j = coupling.pair_labelled(x0, x1, label, generator(*names))
-    # index_select: of images five times as fast as x0[i]
-    return x0.index_select(0, i), x1.index_select(0, j), None if label is None else label[j]
+    return taken(x0, i), taken(x1, j), None if label is None else label[j]
 
 
 def _moved(x: Tensor, device: torch.device) -> Tensor:

@@ -21,7 +21,7 @@ from scipy.spatial.distance import cdist  # noqa: E402
 from sklearn.datasets import load_digits  # noqa: E402
 
 from fmbench.data import DATA  # noqa: E402
-from fmbench.flow.couplings import MinibatchOT, cost  # noqa: E402
+from fmbench.flow.couplings import MinibatchOT, cost, taken  # noqa: E402
 
 Draw = Callable[[int, torch.Generator], torch.Tensor]
 
@@ -81,7 +81,7 @@ def main() -> None:
             def mine(rng: torch.Generator = rng) -> object:
                 x0, x1 = batch("fmbench")
                 i, j = ours.pair(x0, x1, rng)
-                return x0.index_select(0, i), x1.index_select(0, j)
+                return taken(x0, i), taken(x1, j)
 
             times = harness.interleaved({"torchcfm": theirs, "fmbench": mine}, repeat=20 if n <= 256 else 6)
             x0, x1 = batches[0]
