@@ -136,25 +136,38 @@ def run(
             elif board is not None:
                 board.add(amount)
 
+        known: dict[str, Outcome] = {}
+
+        def unfinished() -> None:
+            """The table so far, and before it how it is being made: a table never stands beside another run's manifest."""
+            folder.write_json("manifest.json", {**manifest(plan, known, store, devices), "finished": None})
+            folder.write_table(frame(rows(plan, known)))
+
         def snapshot(outcomes: dict[str, Outcome]) -> None:
-            nonlocal last
+            nonlocal last, known
+            known = outcomes
             if time.monotonic() - last > SNAPSHOT_SECONDS:
-                folder.write_table(frame(rows(plan, outcomes)))
+                unfinished()
                 last = time.monotonic()
 
         with ThreadPoolExecutor(
             1
         ) as beside:  # the report's libraries take seconds to load, while this process only waits
             page = beside.submit(_prepared_page) if work.jobs else None
-            outcomes = execute(
-                work,
-                store,
-                devices=devices,
-                plugins=plugins,
-                ray=ray is not None,
-                on_progress=heard,
-                on_outcomes=snapshot,
-            )
+            try:
+                outcomes = execute(
+                    work,
+                    store,
+                    devices=devices,
+                    plugins=plugins,
+                    ray=ray is not None,
+                    on_progress=heard,
+                    on_outcomes=snapshot,
+                )
+            except KeyboardInterrupt:
+                if known:
+                    unfinished()
+                raise
         if page is not None:
             page.result()
         if board is not None:
@@ -240,6 +253,7 @@ def manifest(plan: Plan, outcomes: dict[str, Outcome], store: Store, devices: Se
         },
         "paths": {flow.path.label(): _ends(flow) for flow in _one_each(flows, "path")},
         "flows": [_flow_facts(flow, store) for flow in flows],
+        "planned": len(plan.cells),
         "statuses": _count(outcomes[cell.spec.key].status for cell in plan.cells if cell.spec.key in outcomes),
         "failures": _failures(plan, outcomes),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -136,6 +136,34 @@ def test_ctrl_c(
     assert not (tmp_path / "out" / ".lock").exists()
 
 
+def test_what_an_interrupted_run_has_measured_is_a_result(
+    start: Start, tiny_file: TinyFile, cache: Path, tmp_path: Path, fmbench: Callable[..., Any]
+) -> None:
+    """Its table, how it was made, and that it is not whole: also where another run had ended in the same folder."""
+    assert fmbench("run", tiny_file("before.yaml", suite="before"), "--out", "out").code == 0
+    slow = {"name": "mlp", "width": 512, "depth": 4}  # the second flow's training is still under way
+    suite = tiny_file(flow__model=["oracle", slow], data="gaussian-mixture", flow__seed=0, train__samples=10_000_000)
+    command = ("run", suite, "--out", "out", "--workers", 2, "--quiet")
+    before = len(list(cache.rglob("measure-*.json")))
+    with start(*command) as run:
+        assert eventually(lambda: len(list(cache.rglob("measure-*.json"))) >= before + 5, 60)
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate(timeout=30)
+    assert run.returncode == 130, err
+    table, manifest = (
+        read_table(tmp_path / "out" / "results.parquet"),
+        ResultFolder(tmp_path / "out").read_json("manifest.json"),
+    )
+    assert set(table["suite"]) == {manifest["suite"]["suite"]} == {"tiny"}
+    assert manifest["finished"] is None
+    assert sum(manifest["statuses"].values()) == len(table) < manifest["planned"]
+    assert fmbench("report", "out").code == 0
+    assert (
+        f"{len(table)} of {manifest['planned']}: the run did not finish"
+        in (tmp_path / "out" / "report.html").read_text()
+    )
+
+
 def test_two_runs_that_share_a_cache_train_once(
     start: Start, tiny_file: TinyFile, cache: Path, tmp_path: Path, same_values: Same
 ) -> None:
