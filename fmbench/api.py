@@ -6,6 +6,7 @@ import datetime
 import io
 import json
 import math
+import os
 import shlex
 import sys
 import time
@@ -63,7 +64,7 @@ class Outline:
 
 
 def outline(
-    suite: str | dict[str, Any] | Suite,
+    suite: str | os.PathLike[str] | dict[str, Any] | Suite,
     *,
     set: Sequence[str] = (),
     only: Sequence[str] = (),
@@ -80,7 +81,7 @@ def outline(
 
 
 def run(
-    suite: str | dict[str, Any] | Suite,
+    suite: str | os.PathLike[str] | dict[str, Any] | Suite,
     *,
     out: str | Path | None = None,
     set: Sequence[str] = (),
@@ -140,8 +141,10 @@ def run(
 
         def unfinished() -> None:
             """The table so far, and before it how it is being made: a table never stands beside another run's manifest."""
+            if not (measured := rows(plan, known)):
+                return
             folder.write_json("manifest.json", {**manifest(plan, known, store, devices), "finished": None})
-            folder.write_table(frame(rows(plan, known)))
+            folder.write_table(frame(measured))
 
         def snapshot(outcomes: dict[str, Outcome]) -> None:
             nonlocal last, known
@@ -200,12 +203,16 @@ def _prepared_page() -> None:
     prepare()
 
 
-def _suite(suite: str | dict[str, Any] | Suite, overrides: Sequence[str]) -> Suite:
+def _suite(suite: str | os.PathLike[str] | dict[str, Any] | Suite, overrides: Sequence[str]) -> Suite:
     if isinstance(suite, Suite):
         if overrides:
             raise UserError("overrides (set) apply to a suite's name, file or mapping, not to a Suite object")
         return suite
-    return parse(suite, overrides) if isinstance(suite, dict) else load(suite, overrides)
+    if isinstance(suite, dict):
+        return parse(suite, overrides)
+    if not isinstance(suite, (str, os.PathLike)):
+        raise UserError(f"suite = {suite!r}: a shipped suite's name, the path of a YAML file, or a mapping")
+    return load(os.fspath(suite), overrides)
 
 
 def rows(plan: Plan, outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:

@@ -169,10 +169,10 @@ def report(
       fmbench report results/moons-nfe-sweep --format svg --out figure.svg
     """
     format = terminal.format_of(format, out)
-    from .results import Results
+    from .results import Results, told_apart
     from .store import write_atomically
 
-    results = [Results.load(directory) for directory in directories]
+    results = told_apart([Results.load(directory) for directory in directories])
     if format in ("png", "svg", "pdf"):
         from .report.charts import save_chart
 
@@ -212,9 +212,10 @@ def compare(
     """
     from .report.compare import compare as compare_results
     from .report.compare import regressed, summary
-    from .results import Results
+    from .results import Results, told_apart
 
-    table = compare_results(Results.load(a), Results.load(b), alpha=alpha)
+    before, after = told_apart([Results.load(a), Results.load(b)])
+    table = compare_results(before, after, alpha=alpha)
     console = terminal.new_console()
     terminal.print_frame(console, summary(table).reset_index(), f"{b} against {a}")
     shown = table if all_cells else table[table["verdict"].isin(["better", "worse"])]

@@ -53,7 +53,7 @@ class Picture:
     seed: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """What one run measured.
 
@@ -83,10 +83,20 @@ class Results:
             raise UserError(f"{directory} {what}. Make one with `fmbench run SUITE --out {directory}`.")
         return cls(read_table(path), read_json(directory / "manifest.json") or {}, directory)
 
+    def __repr__(self) -> str:
+        return f"<Results '{self.name}': {len(self.table)} values of {', '.join(self.metrics)}>"
+
     @property
     def name(self) -> str:
         """How to call these results beside others: the label, else the folder's name, else the suite's."""
         return self.label or (self.directory.resolve().name if self.directory else str(self.suite["suite"]))
+
+    @property
+    def unfinished(self) -> str | None:
+        """What to say of a run that was interrupted; None of one that ended."""
+        if self.manifest.get("finished", True) is not None:
+            return None
+        return f"{len(self.table):,} of {self.manifest.get('planned', 0):,} values: the run did not finish"
 
     @property
     def suite(self) -> dict[str, Any]:
@@ -166,6 +176,8 @@ class Results:
             the part `probe_stderr` of it that random probes leave, `n` (samples behind one seed's value, the smallest),
             `seeds` (how many were averaged), `failed`, `failures`. Values are in the row's unit.
         """
+        if not isinstance(level, (int, float)) or not 0 < level < 1:
+            raise UserError(f"level = {level!r}: the share of intervals that cover, between 0 and 1, as in 0.95")
         table = self.table.assign(flow=flow_labels(self.table), sampler=sampler_labels(self.table))
         cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for row in records(table):
@@ -321,3 +333,17 @@ def _first_solver(summary: pd.DataFrame) -> str | None:
     """The first fixed-step solver in the table's order; `reference` for a metric of the flow; else any."""
     fixed = summary.loc[summary["rtol"].isna(), "sampler"]
     return next((str(name) for name in [*fixed.dropna(), *summary["sampler"].dropna()]), None)
+
+
+def told_apart(results: Sequence[Results]) -> list[Results]:
+    """The results, those of equal names labelled with as much of their folders' paths as tells them apart."""
+    labelled = list(results)
+    for depth in range(2, 10):
+        names = [each.name for each in labelled]
+        twice = [i for i, each in enumerate(labelled) if each.directory and names.count(each.name) > 1]
+        if not twice:
+            break
+        for i in twice:
+            parts = labelled[i].directory.resolve().parts  # type: ignore[union-attr]
+            labelled[i] = replace(labelled[i], label="/".join(parts[-depth:]))
+    return labelled

@@ -36,7 +36,7 @@ from .solvers import SOLVERS
 from .stages.arithmetic import Precision
 from .stages.flow import PairsSettings, TrainSettings
 
-Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a column of the table holds it
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]  # a column of the table holds it
 Round = Annotated[int, Field(ge=0, le=100)]  # each trains all the rounds below it
 Guidance = Annotated[float, Field(ge=0, le=1000)]
 Steps = Annotated[int, Field(ge=0, le=1000)]  # of a student; 0: no student

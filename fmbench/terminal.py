@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError, unknown
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from .report.tables import Grid
     from .results import Results
 
+CAUSES = 8  # of failures that are told
 WIDTH = 100
 
 
@@ -28,7 +32,8 @@ def carry_out(work: Callable[[Bars | None], Results], quiet: bool) -> None:
     console = new_console()
     bars = Bars(console) if not quiet else None
     try:
-        results = work(bars)
+        with ended_like_ctrl_c():
+            results = work(bars)
     except KeyboardInterrupt:
         new_console(stderr=True).print("Interrupted. Run the same command again to go on from here.")
         raise typer.Exit(130) from None
@@ -42,6 +47,22 @@ def carry_out(work: Callable[[Bars | None], Results], quiet: bool) -> None:
     if results.table["status"].isin(["failed", "diverged", "timeout"]).any():
         print_failures(new_console(stderr=True), results)
         raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def ended_like_ctrl_c() -> Iterator[None]:
+    """A scheduler's end of time (SIGTERM) and a closed terminal (SIGHUP) leave what Ctrl-C leaves: the table so far."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                before[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Bars:
@@ -188,8 +209,13 @@ def _number(value: Any) -> str:
 def print_failures(console: Console, results: Results) -> None:
     bad = results.table[results.table["status"].isin(["failed", "diverged", "timeout"])]
     console.print(f"[bold red]{len(bad)} of {len(results.table)} values failed:[/]")
-    for (method, status, reason), group in list(bad.groupby(["method", "status", "reason"], dropna=False))[:5]:
-        console.print(f"  {len(group)} × {method}, {status}: {reason}", highlight=False, markup=False)
+    causes = bad.groupby(["method", "status", "reason"], dropna=False).size().reset_index(name="count")
+    causes = causes.sort_values("count", ascending=False, kind="stable")
+    for method, status, reason, count in causes.head(CAUSES).itertuples(index=False):
+        console.print(f"  {count} × {method}, {status}: {reason}", highlight=False, markup=False)
+    if len(causes) > CAUSES:
+        rest = causes["count"].iloc[CAUSES:].sum()
+        console.print(f"  … and {rest} for {len(causes) - CAUSES} more reasons: see results.csv", highlight=False)
 
 
 def print_outline(outline: Any) -> None:
@@ -308,7 +334,9 @@ def print_frame(console: Console, frame: Any, title: str) -> None:
 
 
 def _cell(value: Any) -> str:
-    if value is None or value != value or str(value) == "<NA>":
+    import pandas as pd
+
+    if pd.isna(value):
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

@@ -58,6 +58,8 @@ def _sentence(findings: Sequence[tuple[Place, Any]], keys_at: Callable[[Place], 
     if item["type"] == "literal_error":
         valid = re.findall(r"'([^']*)'", item["ctx"]["expected"])
         return f"{path} = {value!r}: unknown.{suggestion(value, valid)}"
+    if item["type"] == "string_pattern_mismatch":
+        return f"{path} = {value!r}: a name of lower-case letters, digits, '.', '_' and '-', for it becomes a folder's"
     kinds = list(dict.fromkeys(filter(None, (_kind(i) for _, i in found))))
     if _kind(item) is not None:
         message = f"must be {' or '.join(kinds)}"

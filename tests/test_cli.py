@@ -295,6 +295,24 @@ def test_compare(fmbench: Fmbench, done: Path, tiny_file: TinyFile) -> None:
     assert "Traceback" not in answer.err + answer.out
 
 
+def test_compare_tells_better_from_worse(fmbench: Fmbench, tiny_file: TinyFile) -> None:
+    """By exit code, with several seeds a side: those cells have a verdict and no reason."""
+    heun = {"name": "heun", "nfe": 8}
+    changes = {"flow__seed": [0, 1, 2], "metrics": ["sliced_w2"], "sample__n": 500, "sample__solvers": [heun]}
+    for name, samples in (("short", 128), ("long", 100_000)):
+        suite = tiny_file(**changes, train__samples=samples)
+        assert fmbench("run", suite, "--workers", 1, "--quiet", "--out", f"{name}/tiny").code == 0
+    better = fmbench("compare", "short/tiny", "long/tiny", "--fail-on-regression")
+    assert (better.code, better.err) == (0, "")
+    assert "better" in better.out
+    worse = fmbench("compare", "long/tiny", "short/tiny", "--fail-on-regression")
+    assert (worse.code, worse.err) == (1, "")
+    assert fmbench("compare", "long/tiny", "short/tiny", "--all").code == 0
+    side_by_side = fmbench("report", "long/tiny", "short/tiny", "--format", "csv").out
+    assert "long/tiny" in side_by_side
+    assert "short/tiny" in side_by_side, "folders of one name are told apart"
+
+
 # ---- the user's mistakes ----
 
 MISTAKES: list[tuple[list[Any], list[str]]] = [
@@ -305,6 +323,8 @@ MISTAKES: list[tuple[list[Any], list[str]]] = [
     (["run", "broken.yaml"], ["broken.yaml is no valid YAML"]),
     (["run", "tiny.yaml", "--set", "flow.sede=1"], ["flow.sede", "'seed'"]),
     (["run", "tiny.yaml", "--set", "flow.seed"], ["--set 'flow.seed'"]),
+    (["run", "tiny.yaml", "--set", "flow.seed=true"], ["flow.seed", "True", "a whole number"]),
+    (["run", "tiny.yaml", "--set", "suite=../x"], ["suite = '../x'", "lower-case letters"]),
     (["run", "tiny.yaml", "--set", "metrics=[w3]"], ["'w3'", "'w2'"]),
     (["run", "tiny.yaml", "--set", "sample.solvers=[{name: heun, nfe: 3}]"], ["nfe = 3", "2 or 4"]),
     (["run", "tiny.yaml", "--only", "path=foo"], ["'foo'", "rectified"]),

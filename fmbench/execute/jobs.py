@@ -311,6 +311,8 @@ class Bench:
 
 
 def _valued(estimate: Estimate) -> Outcome:
+    if math.isnan(estimate.value):
+        return Outcome(status="failed", reason="the metric's value is not a number (nan)")
     return Outcome(
         value=float(estimate.value),
         stderr=float(estimate.stderr),
@@ -326,7 +328,7 @@ def _failure(error: Exception) -> Outcome:
     status = {Skip: "skipped", Unavailable: "skipped", Diverged: "diverged", BudgetExceeded: "timeout"}.get(
         type(error), "failed"
     )
-    reason = str(error) if status != "failed" else f"{type(error).__name__}: {error}"
+    reason = str(error) if status != "failed" else f"{type(error).__name__}: {error}".removesuffix(": ")
     trace = "".join(traceback.format_exception(error)) if status == "failed" else None
     again = isinstance(error, Unavailable)
     return Outcome(status=status, reason=" ".join(reason.split()), trace=trace, again=again)

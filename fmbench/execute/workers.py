@@ -184,6 +184,9 @@ def serve(jobs: BinaryIO, messages: BinaryIO) -> None:
                 tell("done", bench.run(inbox.get()))
             except UserError as error:
                 tell("stop", str(error))
+            except BaseException as error:  # a component that exits: this worker is not trusted with another job
+                tell("died", repr(error))
+                os._exit(1)
 
 
 def main() -> None:

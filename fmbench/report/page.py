@@ -144,7 +144,6 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     """What a reader asks first of a result; what the manifest lacks is left out."""
     manifest, table = results.manifest, results.table
     hardware = manifest.get("hardware")
-    unfinished = "finished" in manifest and manifest["finished"] is None
     found = {
         "command": manifest.get("command"),
         "measured": str(manifest.get("finished") or "")[:10],
@@ -154,8 +153,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         else hardware,
         "seeds": ", ".join(map(str, sorted(table["seed"].dropna().unique()))),
         "samples a value": ", ".join(f"{n:,}" for n in sorted(table["n"].dropna().unique())[-3:]),
-        "values": f"{len(table):,}"
-        + (f" of {manifest.get('planned', 0):,}: the run did not finish" if unfinished else ""),
+        "values": results.unfinished or f"{len(table):,}",
         "fmbench": manifest.get("fmbench"),
         "commit": str(manifest.get("commit") or "")[:10],
     }

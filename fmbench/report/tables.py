@@ -258,7 +258,8 @@ def markdown(results: Sequence[Results]) -> str:
     """All tables as GitHub markdown; the significantly best of a row is bold."""
     parts = []
     for result in results:
-        parts += [f"## {_md(str(result.suite.get('title') or result.name))}", _md(str(result.suite.get("about") or ""))]
+        name = str(result.suite.get("title") or result.name) + (f" · {result.label}" if result.label else "")
+        parts += [f"## {_md(name)}", _md(str(result.suite.get("about") or "")), _md(result.unfinished or "")]
         for grid in grids(result):
             parts += grid_markdown(grid)
         if failed := failures(result):

@@ -224,15 +224,16 @@ def test_a_solver_past_its_budget_is_a_timeout(tiny: Tiny, measured: Measured) -
 def test_metrics_that_go_wrong_fail_alone(
     tiny: Tiny, measured: Measured, plugin: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bad = ["raises", "wrong_kind", "skips", "exits"]
+    bad = ["raises", "wrong_kind", "skips", "exits", "no_number"]
     suite = tiny(metrics=["nfe", *bad, "sliced_w2"], flow__seed=0)
     table = measured(suite, plugins=(plugin("misbehaving"),))
     assert statuses(table, "metric") == {"nfe": {"ok"}, "sliced_w2": {"ok"}, "skips": {"skipped"}} | {
-        name: {"failed"} for name in ("raises", "wrong_kind", "exits")
+        name: {"failed"} for name in ("raises", "wrong_kind", "exits", "no_number")
     }
     rows = table.set_index("metric")["reason"]
     assert set(rows["raises"]) == {"ZeroDivisionError: no good"}
     assert set(rows["skips"]) == {"not on a Tuesday"}
+    assert set(rows["no_number"]) == {"the metric's value is not a number (nan)"}
     assert all("SystemExit" in reason for reason in rows["exits"])
 
     from fmbench.metrics import METRICS

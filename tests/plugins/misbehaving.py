@@ -51,6 +51,16 @@ class Exits(_Misbehaving):
 
 
 @METRICS.register
+class NoNumber(_Misbehaving):
+    """Its value is nan."""
+
+    name = "no_number"
+
+    def measure(self, evidence: Evidence) -> Estimate:
+        return Estimate(float("nan"), 0.1, 1)
+
+
+@METRICS.register
 class WrongKind(_Misbehaving):
     """Returns no Estimate."""
 
