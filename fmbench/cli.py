@@ -161,6 +161,8 @@ def report(
 ) -> None:
     """Write a report of one or several results, side by side.
 
+    html and md also hold the verdicts on the suite's claims; latex and csv are tables alone.
+
     \b
     Examples:
       fmbench report results/moons-nfe-sweep
@@ -276,6 +278,9 @@ def claims(
 ) -> None:
     """Judge the claims of a result's suite again, from its table: supported, refuted, inconclusive or not tested.
 
+    Prints for each the effect with its interval, the guard that failed, if one did, and the rows used: how many, of which
+    metrics, where; claims.json (--format json) holds their keys.
+
     Writes DIR/claims.json anew where a verdict has changed; with --claim nothing is written. A folder without
     results.parquet, as those of results/reference, lacks what its run judged by: the verdicts recorded there are shown.
 
@@ -298,13 +303,15 @@ def claims(
     found = [verdicts_of(directory, claim or []) for directory in directories]
     if format == "json":
         typer.echo(json.dumps(found[0][1], indent=2, ensure_ascii=False))
-    elif format == "md":
-        from .report.verdicts import verdict_table
-
-        typer.echo(verdict_table(found))
     else:
-        for suite, records in found:
-            terminal.print_verdicts(terminal.new_console(), records, suite if len(found) > 1 else "")
+        from .report.verdicts import told, verdict_table
+
+        shown = [(suite, told(at, records)) for at, (suite, records) in zip(directories, found, strict=True)]
+        if format == "md":
+            typer.echo(verdict_table(shown))
+        else:
+            for suite, verdicts in shown:
+                terminal.print_verdicts(terminal.new_console(), verdicts, suite if len(shown) > 1 else "")
     if strict and any(record["verdict"] == REFUTED for _, records in found for record in records):
         raise typer.Exit(1)
 

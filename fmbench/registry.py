@@ -105,7 +105,10 @@ class Registry(Generic[T]):
         """The class of that name, or `UserError` with the nearest match."""
         self._read_entry_points()
         if name not in self._where:
-            raise unknown(self.kind, name, self._where, remedy=self.listing and f"See `fmbench list {self.listing}`.")
+            remedy = (
+                f"See `fmbench list {self.listing}`; one of your own needs `--plugin FILE`." if self.listing else ""
+            )
+            raise unknown(self.kind, name, self._where, remedy=remedy)
         if name not in self._loaded:
             module, _, attribute = self._where[name].partition(":")
             self._loaded[name] = getattr(importlib.import_module(module), attribute)

@@ -42,8 +42,7 @@ def carry_out(work: Callable[[Bars | None], Results], quiet: bool) -> None:
             bars.stop()
     if not quiet:
         print_results(console, results)
-        assert results.directory is not None
-        print_claims(console, results.directory)
+        print_claims(console, results)
     if results.table["status"].isin(["failed", "diverged", "timeout"]).any():
         print_failures(new_console(stderr=True), results)
         raise typer.Exit(1)
@@ -167,16 +166,19 @@ def print_skipped(console: Console, results: Results) -> None:
         console.print(f"  skipped {len(group)} × {metrics}: {reason}", highlight=False, markup=False)
 
 
-def print_claims(console: Console, directory: Path) -> None:
+def print_claims(console: Console, results: Results) -> None:
     """The verdicts that a run left in its folder, if its suite names claims."""
-    from .table import read_json
+    from .report.verdicts import recorded
 
-    if verdicts := read_json(directory / "claims.json"):
+    if verdicts := recorded(results):
         print_verdicts(console, verdicts)
 
 
 def print_verdicts(console: Console, verdicts: Sequence[dict[str, Any]], suite: str = "") -> None:
+    """Verdicts in a table; below it, for each claim, what hindered or decided it and the rows used."""
+    from rich.padding import Padding
     from rich.table import Table
+    from rich.text import Text
 
     if not verdicts:
         console.print(
@@ -197,9 +199,12 @@ def print_verdicts(console: Console, verdicts: Sequence[dict[str, Any]], suite: 
         table.add_row(escaped(item["claim"]), verdict, effect, interval, margin, p)
     console.print(table)
     for item in verdicts:
-        if item["verdict"] != "supported":
-            remark = ": ".join(filter(None, [item.get("guard"), item.get("contrast"), item.get("note")]))
-            console.print(f"  {item['claim']}: {remark}", highlight=False, markup=False)
+        guard = f"guard '{item['guard']}'" if item.get("guard") else None
+        found = [guard, item.get("contrast"), item.get("note")] if item["verdict"] != "supported" else []
+        remarks = [text for text in (": ".join(filter(None, found)), item.get("used")) if text]
+        console.print(Padding(Text(": ".join([item["claim"], *remarks[:1]])), (0, 0, 0, 2)))
+        for remark in remarks[1:]:
+            console.print(Padding(Text(remark), (0, 0, 0, 4)))
 
 
 def _number(value: Any) -> str:

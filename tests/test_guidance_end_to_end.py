@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,32 @@ def test_rounds_and_students_of_a_conditional_flow(tiny: Tiny, tmp_path: Path, f
     assert missing(plan, Store()).jobs == [], "labels of stored pairs are not found again"
     pairs = [Store().read(spec.key).tensors for spec in plan.pairs()]
     assert all(set(stored) == {"z0", "z1", "label"} for stored in pairs)
+
+
+def test_the_loss_on_pairs_is_asked_with_their_labels(tiny: Tiny, measured: Measured) -> None:
+    """The conditional oracle: L* = π σ / 2 a dimension, wherever a label's mean is, and the sheet balances."""
+    metrics = ["minimal_loss", "balance_residual", "transport_cost", "straightness"]
+    suite = tiny(data=FAR, flow__model=ORACLE, flow__seed=0, sample__n=2000, sample__guidance=[1, 2], metrics=metrics)
+    table = measured({**suite, "sample": {**suite["sample"], "solvers": ["dopri5"]}})
+    on_pairs = table[table["metric"].isin(metrics[:2])]
+    guided = on_pairs[on_pairs["guidance"] == 2]
+    assert set(guided["status"]) == {"skipped"}
+    assert guided["reason"].str.contains("which is not guided").all()
+    found = on_pairs[on_pairs["guidance"] == 1].set_index("metric")
+    assert set(found["status"]) == {"ok"}
+    for metric, exact in {"minimal_loss": math.pi * 0.3, "balance_residual": 0.0}.items():
+        assert found.loc[metric, "value"] == pytest.approx(exact, abs=4 * found.loc[metric, "stderr"]), metric
+    assert found.loc["balance_residual", "stderr"] < 0.5, "with other labels it is off by the spread of the means, ten"
+
+
+def test_memorisation_of_a_conditional_round_is_measured(tiny: Tiny, measured: Measured) -> None:
+    """Pairs that were learned as a whole law: seen or not, they fit alike, and far better than with a wrong label."""
+    settings = {"flow__model": MLP, "flow__seed": 0, "flow__reflow": 1, "sample__solvers": ["dopri5"]}
+    suite = tiny(data=FAR, **settings, metrics=["pair_memorisation", "minimal_loss", "balance_residual"])
+    suite |= {"pairs": {"n": 512, "inverted": 0.25, "solver": {"name": "rk4", "steps": 8}}}
+    suite["train"] |= {"samples": 2**16, "lr": 5e-3, "batch": 128}
+    table = measured(suite)
+    assert set(table["status"]) == {"ok"}
+    found = table[table["reflow"] == 1].set_index("metric")
+    assert abs(found.loc["pair_memorisation", "value"]) < 4 * found.loc["pair_memorisation", "stderr"] + 0.1
+    assert found.loc["minimal_loss", "value"] < 2, "with other labels it is the spread of the means, ten"

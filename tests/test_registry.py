@@ -93,7 +93,11 @@ def test_spelling_of_numbers_does_not_matter() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("aple", "unknown fruit 'aple'. Did you mean 'apple'? Valid: apple. See `fmbench list fruits`."),
+        (
+            "aple",
+            "unknown fruit 'aple'. Did you mean 'apple'? Valid: apple. See `fmbench list fruits`; "
+            "one of your own needs `--plugin FILE`.",
+        ),
         ("xyz", "unknown fruit 'xyz'. Valid: apple."),
         ({"name": "apple", "wieght": 2}, "fruit 'apple': unknown key 'wieght'. Did you mean 'weight'?"),
         ({"name": "apple", "weight": -1}, "fruit 'apple': weight = -1: must be greater than 0"),

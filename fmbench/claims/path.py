@@ -34,8 +34,9 @@ def _displaced(cells: Cells, cell: Cell) -> float:
 class StraighterThanVP(_Straighter):
     """The linear path's flow is straighter than the variance-preserving paths'.
 
-    No theorem. For one Gaussian of unit scale S is 0.858 on the linear path wherever its mean m is, 0.411 ‖m‖² on `vp-linear`,
-    0.234 ‖m‖² on `vp-cosine`: false for ‖m‖ below 1.4 and 1.9, true beyond. `far` asks of distant data alone.
+    No theorem. For one Gaussian of unit scale in D dimensions S is 0.429 D on the linear path wherever its mean m is,
+    0.411 ‖m‖² on `vp-linear`, 0.234 ‖m‖² on `vp-cosine`: false for ‖m‖/√D below 1.02 and 1.36, true beyond. `far` asks of
+    distant data alone.
     """
 
     name = "linear-straighter-than-vp"
@@ -47,8 +48,9 @@ class StraighterThanVP(_Straighter):
 class StraighterThanVE(_Straighter):
     """The linear path's flow is straighter for its transport cost than the variance-exploding path's.
 
-    Each S over its own E‖Z1 − Z0‖², for the sources differ fiftyfold in scale. No theorem: for one Gaussian of unit scale it
-    is 0.858/‖m‖² on the linear path and 3.42 on `ve`, so false for means ‖m‖ below 0.5. `far` asks of distant data alone.
+    Each S over its own E‖Z1 − Z0‖², for the sources differ fiftyfold in scale. No theorem: for one Gaussian of unit scale in D
+    dimensions it is 0.429 D/‖m‖² on the linear path and 3.42 on `ve`, so false for means with ‖m‖/√D below 0.354. `far` asks of
+    distant data alone.
     """
 
     name = "linear-straighter-than-ve"

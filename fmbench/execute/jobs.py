@@ -20,7 +20,7 @@ from ..metrics.features.desk import Desk, at
 from ..metrics.geometry import broken_identity
 from ..stages.arithmetic import products
 from ..stages.flow import FlowSpec, Pairs, PairsSpec, velocity_field
-from ..stages.measure import AloneSpec, MeasureSpec, PairingSpec, alone, evidence, told
+from ..stages.measure import AloneSpec, MeasureSpec, PairingSpec, alone, evidence
 from ..stages.sample import ReferenceSpec, SampleSpec, pairs_from, reference, sample
 from ..stages.train import State, train
 from ..statistics import Estimate
@@ -257,12 +257,12 @@ class Bench:
             generated, facts = self._generated(spec.cell), self.store.info(spec.cell.key) or {}
             resources = Resources(facts["nfe"], tuple(facts["seconds"]), facts["peak_memory_mb"])
         field_ = _called_from_cpu(self._field(spec.cell.flow), self.device)
-        velocity = Velocity(told(spec.cell.flow, field_), path=spec.cell.flow.path)
         pairs = self._read_pairs(spec.cell.flow.pairs)
         teacher = None if spec.teacher is None else _geometry(self.store, spec.teacher.key)[1]
-        seen = evidence(spec.cell, generated, geometry, resources, velocity, steps, pairs, teacher)
+        seen = evidence(spec.cell, generated, geometry, resources, field_, steps, pairs, teacher)
         outcome = _valued(spec.metric.measure(seen))
-        return replace(outcome, vjp=velocity.vjps / max(outcome.n or 0, 1))
+        vjps = seen.velocity.vjps if isinstance(seen.velocity, Velocity) else 0
+        return replace(outcome, vjp=vjps / max(outcome.n or 0, 1))
 
     def _generated(self, cell: SampleSpec) -> torch.Tensor:
         """A cell's samples: those at hand, those stored or, where they were not kept, the same drawn again."""

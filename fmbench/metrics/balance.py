@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import repeat
+from typing import NamedTuple
 
 import torch
 from pydantic import PositiveInt
@@ -26,22 +28,38 @@ from .transport import squared
 CHUNK = 4096  # samples in one call of a field
 
 
+class Point(NamedTuple):
+    """Points of a path, and the pairs behind them."""
+
+    t: Tensor  # (B,) float64
+    x: Tensor  # (B, *shape) float32: x_t
+    u: Tensor  # (B, *shape) float32: u_t
+    cost: Tensor  # (B,): ‖x1 − x0‖²
+    label: Tensor | None  # (B,), of a conditional flow
+
+    def loss(self, evidence: Evidence) -> Tensor:
+        """‖u_t − v(t, x_t)‖² `(B,)`."""
+        return squared(evidence.asked(self.t, self.x, self.label), self.u)
+
+
 class OverPath(Metric):
     """Base of means over t ~ U(0, end_time), one in each of n equal strata, and points x_t of the path.
 
     The pairs behind x_t are `n` fresh ones of the flow's own coupling, as many as were generated when None, in whole problems of
     a coupling that pairs minibatches. The standard error is over pairs, or over these problems, whose pairs depend on each
-    other; it takes the times as independent, which strata make conservative.
+    other; it takes the times as independent, which strata make conservative. A conditional flow's velocity is asked with the
+    pairs' own labels.
     """
 
     scope = "flow"
     n: PositiveInt | None = None
 
-    def points(self, evidence: Evidence) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Chunks of t `(B,)` float64, x_t and u_t `(B, *shape)` float32, and ‖x1 − x0‖² `(B,)`."""
+    def points(self, evidence: Evidence) -> list[Point]:
+        """Points of the path, `CHUNK` at a time."""
         size, n = _together(evidence), self.n or len(evidence.generated)
         n = -(-min(n, evidence.fixed or n) // size) * size
-        x0, x1 = (side.double() for side in evidence.coupled(n))
+        x0, x1, label = evidence.pairs(n)
+        x0, x1 = x0.double(), x1.double()
         rng = generator("over the path", evidence.seed)
         t = evidence.end_time * (torch.arange(n) + torch.rand(n, generator=rng, dtype=torch.float64)) / n
         if size > 1:
@@ -49,13 +67,14 @@ class OverPath(Metric):
         extra = () if evidence.path.affine else (torch.randn(x0.shape, generator=rng, dtype=torch.float64),)
         x, u = evidence.path.point(x0, x1, t, *extra)
         device = evidence.generated.device
-        parts = (a.to(device).split(CHUNK) for a in (t, x.float(), u.float(), squared(x0, x1)))
-        return list(zip(*parts, strict=True))
+        at, x, u, cost = (a.to(device).split(CHUNK) for a in (t, x.float(), u.float(), squared(x0, x1)))
+        given = repeat(None) if label is None else label.to(device).split(CHUNK)
+        return list(map(Point, at, x, u, cost, given))
 
-    def over(self, evidence: Evidence, value: Callable[..., Tensor]) -> Estimate:
-        """The mean of value(t, x, u, cost) `(B,)` over all points."""
+    def over(self, evidence: Evidence, value: Callable[[Point], Tensor]) -> Estimate:
+        """The mean of value(points) `(B,)` over all points."""
         with torch.no_grad():
-            values = torch.cat([value(*part) for part in self.points(evidence)])
+            values = torch.cat([value(points) for points in self.points(evidence)])
         size = _together(evidence)
         return mean(values) if size == 1 else over_minibatches(values.reshape(-1, size).mean(1).tolist(), len(values))
 
@@ -75,8 +94,7 @@ class MinimalLoss(OverPath):
     def measure(self, evidence: Evidence) -> Estimate:
         if evidence.path.start_time > 0:
             raise Skip(f"the target of path '{evidence.path.label()}' has no finite variance near its ends")
-        velocity = required(evidence.velocity, "the flow's velocity")
-        return self.over(evidence, lambda t, x, u, _: squared(velocity(t, x), u))
+        return self.over(evidence, lambda p: p.loss(evidence))
 
     def true_value(self, flow: Exact) -> float | None:
         return truth.minimal_loss(flow)
@@ -93,9 +111,13 @@ class ModelError(OverPath):
     source = "excess of the flow-matching loss over its minimum (Lipman et al. 2023, theorem 2)"
 
     def measure(self, evidence: Evidence) -> Estimate:
-        velocity = required(evidence.velocity, "the flow's velocity")
         exact = required(evidence.oracle, "the exact velocity, which is not known for this data, source and coupling")
-        return self.over(evidence, lambda t, x, u, _: evidence.end_time * squared(velocity(t, x), exact(t, x)))
+
+        def apart(points: Point) -> Tensor:
+            t, x, label = points.t, points.x, points.label
+            return evidence.end_time * squared(exact(t, x), evidence.asked(t, x, label))
+
+        return self.over(evidence, apart)
 
     def true_value(self, flow: Exact) -> float | None:
         return 0.0
@@ -118,8 +140,7 @@ class BalanceResidual(OverPath):
             raise Skip(
                 f"C_train = L* + A holds for x_t = (1 - t) x0 + t x1 alone, not on path '{evidence.path.label()}'"
             )
-        velocity = required(evidence.velocity, "the flow's velocity")
-        left = self.over(evidence, lambda t, x, u, cost: cost - squared(velocity(t, x), u))
+        left = self.over(evidence, lambda p: p.cost - p.loss(evidence))
         return added(left, (-1, mean(evidence.geometry.energy)))
 
     def true_value(self, flow: Exact) -> float | None:

@@ -18,6 +18,7 @@ from ..registry import Component
 from ..statistics import Estimate, mean
 
 Field = Callable[[Tensor, Tensor], Tensor]  # v(t, x), t () float64
+Labelled = tuple[Tensor, Tensor, Tensor | None]  # pairs (x0, x1) with their labels, if they have any
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,29 @@ class Evidence(Pairing):
     velocity: Field | None = None  # v(t, x) of the flow, float32, differentiable in x
     oracle: Field | None = None  # the exact marginal velocity, where it is known
     source_log_density: Callable[[Tensor], Tensor] | None = None  # of the state at t = 0
+    conditional: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None  # v(t, x, label) of a conditional flow
+    labelled: Callable[[int], Labelled] | None = (
+        None  # of a conditional flow: as `coupled`, with the labels trained with
+    )
     end_time: float = 1.0  # the flow is integrated over [0, end_time]
     reference_steps: int = 100  # fixed RK4 steps that make the reference solve accurate
     reference_grid: Callable[[int], Tensor] | None = None  # steps to times `(steps + 1,)`; equal steps when None
+
+    def pairs(self, n: int) -> Labelled:
+        """n pairs as training draws them; of a conditional flow with their labels."""
+        return (*self.coupled(n), None) if self.labelled is None else self.labelled(n)
+
+    def asked(self, t: Tensor, x: Tensor, label: Tensor | None) -> Tensor:
+        """The flow's velocity at points x of pairs with these labels.
+
+        Raises:
+            Skip: there is none.
+        """
+        if self.conditional is not None and label is not None:
+            return self.conditional(t, x, label)
+        if self.velocity is None:
+            raise Skip("this needs the flow's velocity")
+        return self.velocity(t, x)
 
 
 class Metric(Component):

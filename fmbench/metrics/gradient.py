@@ -35,7 +35,7 @@ class GradientGap(OverPath):
 
     def measure(self, evidence: Evidence) -> Estimate:
         exact = required(evidence.oracle, "the exact velocity, which is not known for this data, source and coupling")
-        chunks = [(t, x, u, exact(t, x)) for t, x, u, _ in self.points(evidence)]
+        chunks = [(p.t, p.x, p.u, exact(p.t, p.x)) for p in self.points(evidence)]
         t, x, u, v = (torch.cat(side).double() for side in zip(*chunks, strict=True))
         x, u, v = (side.flatten(1) for side in (x, u, v))
         count = min(PARTS, len(t) // 2)

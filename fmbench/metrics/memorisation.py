@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import ClassVar
 
 import torch
@@ -22,7 +23,9 @@ class PairMemorisation(Metric):
 
     Fresh pairs are the teacher's reference solve from the evaluation's noise, which no training saw; both sides have the same
     stratified times. `n` pairs a side, at most those there are. Where some training pairs are inverted data
-    (`pairs.inverted`), the difference also holds how far the teacher's law is from the data's.
+    (`pairs.inverted`), the difference also holds how far the teacher's law is from the data's. A conditional flow is asked with
+    the labels that the pairs were drawn with. A student has no such row: it has no reference solve of its own, and knows its
+    few times alone.
     """
 
     name = "pair_memorisation"
@@ -36,13 +39,13 @@ class PairMemorisation(Metric):
         if evidence.teacher is None or evidence.velocity is None:
             raise Skip("the first round has no fixed pairs to memorise: reflow rounds alone have")
         z0, z1 = evidence.teacher.z0[: self.n], evidence.teacher.z1[: self.n]
-        x0, x1 = evidence.coupled(len(z0))
-        return added(mean(errors(evidence, z0, z1)), (-1, mean(errors(evidence, x0, x1))))
+        asked = None if evidence.conditional is None or evidence.label is None else evidence.label[: self.n]
+        fresh, trained = errors(evidence, z0, z1, asked), errors(evidence, *evidence.pairs(len(z0)))
+        return added(mean(fresh), (-1, mean(trained)))
 
 
-def errors(evidence: Evidence, x0: Tensor, x1: Tensor) -> Tensor:
+def errors(evidence: Evidence, x0: Tensor, x1: Tensor, label: Tensor | None = None) -> Tensor:
     """‖u_t − v(t, x_t)‖² of each pair `(n,)`, float64, at times stratified over the flow's span."""
-    assert evidence.velocity is not None
     n, rng = len(x0), generator("stratified times", evidence.seed)
     t = (
         (torch.arange(n, dtype=torch.float64) + torch.rand(n, generator=rng, dtype=torch.float64))
@@ -50,9 +53,10 @@ def errors(evidence: Evidence, x0: Tensor, x1: Tensor) -> Tensor:
         * evidence.end_time
     )
     found = []
-    for a, b, s in zip(x0.split(CHUNK), x1.split(CHUNK), t.split(CHUNK), strict=True):
+    labels = repeat(None) if label is None else label.split(CHUNK)
+    for a, b, s, given in zip(x0.split(CHUNK), x1.split(CHUNK), t.split(CHUNK), labels, strict=False):
         x, u = evidence.path.point(a.double(), b.double(), s)
         with torch.no_grad():
-            v = evidence.velocity(s, x.float())
+            v = evidence.asked(s, x.float(), given)
         found.append(squared(u, v))
     return torch.cat(found)

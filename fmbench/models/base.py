@@ -82,9 +82,10 @@ class Model(Component):
 class ConditionalModel(Model):
     """Base of the networks that may be given labels.
 
-    The labels that samples are asked for follow the data's own law; those of sample i depend on (seed, i) alone. Metrics that ask
-    for the velocity elsewhere than on the solved trajectories, where no label is known (nll, bits_per_dim, minimal_loss,
-    model_error, pair_memorisation …), are skipped for a conditional flow.
+    The labels that samples are asked for follow the data's own law; those of sample i depend on (seed, i) alone. Metrics of the
+    loss on pairs (minimal_loss, balance_residual, pair_memorisation) ask with the pairs' labels. Metrics that ask for the
+    velocity where no label is known (nll, bits_per_dim …), or for the exact one (model_error), are skipped for a
+    conditional flow.
 
     Args:
         conditional: the network is given each sample's label.

@@ -19,11 +19,11 @@ from ..errors import UserError
 from ..identity import key_of
 from ..results import Results
 from ..store import Store, write_atomically
-from ..table import read_json
 from . import charts, pictures, tables
 from .compare import compare, summary
 from .published import beside_grid
 from .reach import reach_grids
+from .verdicts import number, recorded
 
 VERDICTS = ("supported", "refuted", "inconclusive", "not tested")
 
@@ -161,16 +161,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
 
 
 def _claims(results: Results) -> list[dict[str, Any]]:
-    """Verdicts of DIR/claims.json; a verdict of another name is shown as it stands."""
-    claims = read_json(results.directory / "claims.json") if results.directory else None
-    if claims is None:
-        return []
-    if not isinstance(claims, list) or not all(isinstance(claim, dict) for claim in claims):
-        raise UserError(f"{results.directory}/claims.json is no list of claims. Write it again with `fmbench claims`.")
-
-    def number(value: Any) -> str:
-        return f"{value:.3g}" if isinstance(value, (int, float)) else "–"
-
+    """Verdicts of DIR/claims.json as the page shows them; a verdict of another name is shown as it stands."""
     return [
         {
             "claim": str(claim.get("claim", "")),
@@ -184,8 +175,9 @@ def _claims(results: Results) -> list[dict[str, Any]]:
             "n": str(claim.get("n") if claim.get("n") is not None else "–"),
             "guard": str(claim.get("guard") or ""),
             "note": ": ".join(filter(None, [claim.get("contrast"), claim.get("note")])),
+            "used": claim["used"],
         }
-        for claim in claims
+        for claim in recorded(results)
     ]
 
 

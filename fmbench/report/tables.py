@@ -14,6 +14,7 @@ from ..contrasts import Difference
 from ..results import Results, interval_text
 from ..statistics import holm, satterthwaite
 from ..table import FLOOR, REFERENCE, TRUTH, flow_labels, of_flows, records, sampler_labels
+from .verdicts import recorded, verdict_table
 
 Row = dict[str, Any]
 
@@ -255,13 +256,15 @@ def terminal_pivot(results: Results, width: int = 100, metric: str | None = None
 
 
 def markdown(results: Sequence[Results]) -> str:
-    """All tables as GitHub markdown; the significantly best of a row is bold."""
+    """All tables and verdicts as GitHub markdown; the significantly best of a row is bold."""
     parts = []
     for result in results:
         name = str(result.suite.get("title") or result.name) + (f" · {result.label}" if result.label else "")
         parts += [f"## {_md(name)}", _md(str(result.suite.get("about") or "")), _md(result.unfinished or "")]
         for grid in grids(result):
             parts += grid_markdown(grid)
+        if verdicts := recorded(result):
+            parts += ["### Claims", verdict_table([(str(result.suite.get("suite") or result.name), verdicts)])]
         if failed := failures(result):
             parts.append("### Not ok")
             parts.append("\n".join(

@@ -14,9 +14,9 @@ from torch import Tensor
 from ..data.base import Data
 from ..errors import Skip, UserError
 from ..flow.couplings import Coupling
-from ..flow.velocity import Field
+from ..flow.velocity import Field, Velocity
 from ..identity import Spec
-from ..metrics.base import Evidence, Exact, Geometry, Metric, Pairing, Resources
+from ..metrics.base import Evidence, Exact, Geometry, Labelled, Metric, Pairing, Resources
 from ..metrics.coupling import Minibatch
 from ..models import MODELS
 from ..models.base import Model
@@ -107,12 +107,14 @@ def evidence(
 ) -> Evidence:
     """What a metric may look at in this cell. `steps` are those of the reference solve, `pairs` the flow's reflow pairs."""
     flow, oracle = cell.flow, exact_field(cell.flow)
+    drawn = (flow.data, flow.source, flow.coupling, flow.train.batch, cell.sample_seed, pairs)
     return Evidence(
         data=flow.data,
         source=flow.source,
         coupling=flow.coupling,
         train_batch=flow.train.batch,
-        coupled=coupled(flow.data, flow.source, flow.coupling, flow.train.batch, cell.sample_seed, pairs),
+        coupled=coupled(*drawn),
+        labelled=None if flow.classes is None else labelled(*drawn),
         fixed=None if pairs is None else len(pairs[0]),
         path=flow.path,
         generated=generated,
@@ -120,8 +122,9 @@ def evidence(
         geometry=geometry,
         resources=resources,
         teacher=teacher,
-        velocity=field,
-        oracle=None if oracle is None else told(flow, oracle),
+        velocity=Velocity(unlabelled(flow, field), path=flow.path),
+        conditional=None if flow.classes is None else partial(_conditional, field, cell.guidance),
+        oracle=None if oracle is None else unlabelled(flow, oracle),
         source_log_density=start_log_density(flow),
         end_time=flow.path.end_time,
         reference_steps=steps,
@@ -153,17 +156,27 @@ def coupled(
     Args:
         pairs: of a reflow round: then n of these, without repetition.
     """
+    draw = labelled(data, source, coupling, batch, seed, pairs)
+    return lambda n: draw(n)[:2]
 
-    def draw(n: int) -> tuple[Tensor, Tensor]:
+
+def labelled(
+    data: Data, source: Data, coupling: Coupling, batch: int, seed: int, pairs: Pairs | None = None
+) -> Callable[[int], Labelled]:
+    """As `coupled`, with the labels `(n,)` of the pairs, if they have any."""
+
+    def draw(n: int) -> Labelled:
         if pairs is not None:
             if n > len(pairs[0]):
                 raise Skip(f"{n} pairs asked for, the round was trained on {len(pairs[0])}: lower the metric's n")
             index = torch.randperm(len(pairs[0]), generator=generator("coupled", seed))[:n]
-            return pairs[0][index], pairs[1][index]
+            z0, z1, label = Pairs(*pairs)
+            return z0[index], z1[index], None if label is None else label[index]
         size = coupling.size(batch)
-        parts = [Minibatch.draw(data, source, coupling, size, seed, k).pairs for k in range(-(-n // size))]
-        x0, x1 = (torch.cat(side)[:n] for side in zip(*parts, strict=True))
-        return x0, x1
+        parts = [Minibatch.draw(data, source, coupling, size, seed, k) for k in range(-(-n // size))]
+        x0, x1 = (torch.cat(side)[:n] for side in zip(*(part.pairs for part in parts), strict=True))
+        labels = [part.label[part.j] for part in parts if part.label is not None]
+        return x0, x1, torch.cat(labels)[:n] if labels else None
 
     return draw
 
@@ -186,10 +199,10 @@ def exact_field(flow: FlowSpec) -> Field | None:
     return None
 
 
-def told(flow: FlowSpec, field: Field) -> Field:
-    """A field for metrics that ask for velocities off the solved trajectories.
+def unlabelled(flow: FlowSpec, field: Field) -> Field:
+    """A field for metrics that ask for velocities where no label is known.
 
-    A conditional flow's is refused: such metrics give no labels, and what the network says without is another flow's velocity.
+    A conditional flow's is refused: what the network says without a label is another flow's velocity.
     """
     if flow.classes is None:
         return field
@@ -200,6 +213,15 @@ def told(flow: FlowSpec, field: Field) -> Field:
         )
 
     return refused
+
+
+def _conditional(field: Field, guidance: float, t: Tensor, x: Tensor, label: Tensor) -> Tensor:
+    """A conditional flow's velocity at points of these labels, as it was trained."""
+    if guidance != 1:
+        raise Skip(
+            f"guidance = {guidance:g}: the loss on pairs is that of the velocity that was trained, which is not guided"
+        )
+    return field(t, x, label)
 
 
 def start_log_density(flow: FlowSpec) -> Callable[[Tensor], Tensor]:

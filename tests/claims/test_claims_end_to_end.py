@@ -73,6 +73,8 @@ def test_a_run_leaves_verdicts(done: Path) -> None:
     assert all(set(verdict["rows"]) <= keys for verdict in verdicts)
     page = (done / "report.html").read_text()
     assert all(verdict["claim"] in page for verdict in verdicts)
+    assert page.count("2 rows: straightness of path rectified, vp-cosine · seed 0") == 2
+    assert "<td>missing rows</td>" in page
     # closed form: S(rectified) − S(vp-cosine) for this Gaussian, by math.md's integral
     stderr = (verdicts[0]["high"] - verdicts[0]["low"]) / (2 * 1.96)  # one seed: the samples' error, no Student
     assert verdicts[0]["effect"] == pytest.approx(gaussian_gap(), abs=4 * stderr)
@@ -104,7 +106,12 @@ def test_the_command(done: Path, fmbench: Fmbench) -> None:
     before = (done / "claims.json").read_bytes()
     shown = fmbench("claims", done)
     assert (shown.code, shown.err) == (0, "")
-    assert all(word in shown.out for word in ("refuted", "supported", "not tested", "never-beside", "missing rows"))
+    assert all(word in shown.out for word in ("refuted", "supported", "not tested", "never-beside"))
+    assert "guard 'missing rows'" in shown.out
+    told = " ".join(shown.out.split())
+    assert "2 rows: straightness of path rectified, vp-cosine · seed 0" in told
+    assert "4 rows: solver_error of path rectified, vp-cosine · solver euler, rk4 · nfe 100 · seed 0" in told
+    assert max(map(len, shown.out.splitlines())) <= 100
     told = fmbench("claims", done, "--format", "json")
     assert told.code == 0
     assert told.out.encode() == before == (done / "claims.json").read_bytes()
@@ -146,9 +153,14 @@ def test_verdicts_of_several_results_are_one_table(done: Path, fmbench: Fmbench,
     assert lines[0].startswith("| claim | suite | verdict |")
     assert len(lines) == 2 + 2 * len(recorded)
     assert lines[2].startswith("| `linear-straighter-than-vp` | gaussian | **refuted** | 0.")
-    assert lines[6] == "| `never-beside` | gaussian | **not tested** | guard: missing rows | – |  |"
+    assert lines[6] == "| `never-beside` | gaussian | **not tested** | guard: missing rows | – |  |  |"
     assert lines[7].startswith("| `linear-straighter-than-vp` | gaussian | **supported** | – (0.")
-    assert all(line.count("|") == 7 for line in lines)
+    assert lines[2].endswith("| 0 | 1 | 2 rows: straightness of path rectified, vp-cosine · seed 0 |")
+    assert lines[7].endswith(lines[2][-60:]), "the rows are told from a table of text, too"
+    report = fmbench("report", done, "--format", "md").out
+    assert "### Claims" in report
+    assert all(line in report for line in lines[:7])
+    assert all(line.count("|") == 8 for line in lines)
     assert json.loads((text / "claims.json").read_text()) == recorded
     assert "claims of gaussian" in fmbench("claims", done, text).out
     assert fmbench("claims", done, text, "--strict").code == 1
@@ -258,6 +270,18 @@ def test_pairs_of_samples_are_kept_and_used(done: Path, fmbench: Fmbench, tmp_pa
     answer = fmbench("claims", "cut")
     assert answer.code == 2
     assert "paired.npz cannot be read" in " ".join(answer.err.split())
+
+
+def test_judging_a_user_s_own_claim_without_its_plugin_names_the_remedy(
+    done: Path, fmbench: Fmbench, tmp_path: Path
+) -> None:
+    shutil.copytree(done, tmp_path / "own")
+    manifest = json.loads((done / "manifest.json").read_text())
+    manifest["suite"]["claims"].append({"name": "slow-is-exact"})
+    (tmp_path / "own" / "manifest.json").write_text(json.dumps(manifest))
+    answer = fmbench("claims", "own")
+    assert answer.code == 2
+    assert "one of your own needs `--plugin FILE`" in " ".join(answer.err.split())
 
 
 def test_a_user_s_own_claim(done: Path, fmbench: Fmbench, plugin: Callable[[str], str]) -> None:

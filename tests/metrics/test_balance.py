@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from gaussian_flow import GaussianFlow
-from torch import Tensor
 
 from fmbench.data import DATA
 from fmbench.errors import Skip
@@ -18,6 +17,7 @@ from fmbench.metrics.balance import (
     IdentityResidual,
     MinimalLoss,
     ModelError,
+    Point,
     linear,
 )
 from fmbench.metrics.coupling import TrainCouplingCost
@@ -120,8 +120,8 @@ class Unsquared(ModelError):
 class OtherPairs(MinimalLoss):
     """Points of one pairing, targets of another."""
 
-    def points(self, evidence: Evidence) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        return [(t, x, u.roll(1, 0), c) for t, x, u, c in super().points(evidence)]
+    def points(self, evidence: Evidence) -> list[Point]:
+        return [points._replace(u=points.u.roll(1, 0)) for points in super().points(evidence)]
 
 
 class Added(BalanceResidual):

@@ -49,7 +49,8 @@ def test_a_known_gap() -> None:
     """Against w = 1.1 v the gap is ‖E Jᵀ(w − v)‖² / ‖E Jᵀ(F − w)‖², J the network's Jacobian: no target's noise in it."""
     seen, metric = FLOW.evidence(100), GradientGap(n=20_000)
     wrong = replace(seen, oracle=lambda t, x: 1.1 * FLOW.velocity_at(t, x))
-    t, x, _, _ = (torch.cat(side) for side in zip(*metric.points(wrong), strict=True))
+    points = metric.points(wrong)
+    t, x = torch.cat([p.t for p in points]), torch.cat([p.x for p in points])
     x, v = x.double(), FLOW.velocity_at(t, x.double())
     network = drawn(2, 16, 0)
     said = answer(network, x, t)

@@ -12,6 +12,7 @@ from toy_flows import flow, gaussian
 from fmbench.data import DATA
 from fmbench.errors import Skip
 from fmbench.flow import COUPLINGS, PATHS
+from fmbench.flow.velocity import Velocity
 from fmbench.metrics import METRICS
 from fmbench.metrics.base import Geometry, Resources
 from fmbench.randomness import generator
@@ -44,7 +45,9 @@ def test_evidence_is_the_cells() -> None:
     resources, field = Resources(8, (0.1,), None), velocity_field(spec.flow, None)
     seen = evidence(spec, x, geometry, resources, field, steps=64)
     assert (seen.data, seen.generated, seen.geometry, seen.resources) == (spec.flow.data, x, geometry, resources)
-    assert (seen.velocity, seen.seed, seen.reference_steps) == (field, 11, 64)
+    assert isinstance(seen.velocity, Velocity)
+    assert (seen.velocity.field, seen.seed, seen.reference_steps) == (field, 11, 64)
+    assert (seen.conditional, seen.labelled) == (None, None)
     assert seen.end_time == spec.flow.path.end_time
     assert seen.reference_grid is not None
     assert torch.equal(seen.reference_grid(10), reference_times(spec.flow.path, 10))
