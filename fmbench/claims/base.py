@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -27,6 +28,17 @@ class Contrast:
     left: Cell
     right: Cell | None = None
     also: tuple[Cell, ...] = ()  # further cells that went into it
+    most: float = math.inf  # the largest value that the difference can have
+
+    def detectable(self, level: float) -> float:
+        """The smallest true difference that a test at `level`, two-sided, finds beyond the margin with a chance of 80 %.
+
+        Infinite where no possible one would be found. The largest possible one does not scatter: there is nothing beyond.
+        """
+        seen = self.margin + self.difference.detectable(level)
+        if seen <= self.most:
+            return seen
+        return self.most if replace(self.difference, value=self.most).p_above(self.margin) <= level / 2 else math.inf
 
     @property
     def cells(self) -> tuple[Cell, ...]:

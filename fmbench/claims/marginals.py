@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from ..contrasts import Difference, combination
+from ..statistics import satterthwaite
 from .base import Claim, Contrast
 from .cells import Cell, Cells
 from .guards import TRAINED, integration_error
@@ -19,35 +20,44 @@ GAP = 0.02  # of two laws, without units: a normal law on the line, shifted by 0
 class GapDifference(Difference):
     """A gap between laws (an energy coefficient H, or the difference of two), which scatters the more the larger it is.
 
-    So an estimate far below the margin, whose own standard error is small, says less than that: at a true H = m the variance
-    is larger by 4 λ m (1/n + 1/n'), λ the kernel's largest eigenvalue, which is at most 2√2 m s, s the deviation at equality.
+    `stderr` is the one that it would have at the margin: see `no_farther`. `growth` is what its square gains with each unit
+    of a larger H.
     """
 
-    equality: float = 0.0  # the standard error of H between samples of one law: the floor's
+    growth: float = 0.0
     different: bool = True  # whether a test says that the laws differ at all
-
-    def p_below(self, limit: float) -> float:
-        more = 2 * math.sqrt(2) * max(limit, 0.0) * self.equality
-        total = math.hypot(self.stderr, math.sqrt(more)) if math.isfinite(more) else math.inf
-        freedom = self.freedom * (total / self.stderr) ** 4 if self.stderr > 0 and math.isfinite(total) else math.inf
-        return Difference(self.value, total, freedom).p_below(limit)
 
     def p_above(self, limit: float) -> float:
         return super().p_above(limit) if self.different else 1.0
+
+    def detectable(self, alpha: float, power: float = 0.8) -> float:
+        """As of any difference, with the error at the truth that is to be found: x = q √(stderr² + growth x)."""
+        q = self.quantiles(alpha, power)
+        return (q**2 * self.growth + q * math.sqrt(q**2 * self.growth**2 + 4 * self.stderr**2)) / 2
 
 
 def no_farther(
     cells: Cells, left: Cell, right: Cell | None, margin: float, about: str, *, different: bool = True,
     also: tuple[Cell, ...] = (),
 ) -> Contrast:  # fmt: skip
-    """H of left ≤ H of right (of equal laws, where there is none) + margin."""
+    """H of left ≤ H of right (of equal laws, where there is none) + margin.
+
+    An estimate far below the margin, whose own standard error is small, says less than that: at a true H = m the variance is
+    larger than at H = 0 by 4 λ m (1/n + 1/n'), λ the kernel's largest eigenvalue, which is at most 2√2 m s, s the deviation
+    between samples of one law (the floor's). Tests, interval and power all take the error at the margin, the least favourable
+    truth of either hypothesis.
+    """
     estimated = combination([(1, left.rows), *([(-1, right.rows)] if right else [])])
-    floor = cells.floor(left)
+    growth = 2 * math.sqrt(2) * (cells.floor(left) or left).stderr
+    parts = [
+        (estimated.stderr**2, estimated.freedom),
+        (growth * max(margin - max(estimated.value, 0.0), 0.0), math.inf),
+    ]
     difference = GapDifference(
-        estimated.value, estimated.stderr, estimated.freedom,
-        equality=(floor or left).stderr, different=different,
+        estimated.value, math.sqrt(math.fsum(part for part, _ in parts)), satterthwaite(parts), estimated.by_sample,
+        growth=growth, different=different,
     )  # fmt: skip
-    return Contrast(about, difference, margin, left, right, also)
+    return Contrast(about, difference, margin, left, right, also, most=1.0)
 
 
 class Preserved(Claim):
