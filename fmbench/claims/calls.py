@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ..contrasts import Difference, combination, mean
-from ..table import TASK
+from ..table import FLOW, TASK
 from .base import Claim, Contrast
 from .cells import Cell, Cells, NotTested
 from .curves import common_targets, curves, log2_calls
@@ -47,7 +51,10 @@ class FewerCalls(Claim):
 class CallsFollowStraightness(Claim):
     """The straighter a flow, the fewer calls an adaptive solver makes: Kendall's rank correlation over flows is positive.
 
-    The flows are the sample: at least five on one task; the effect is −τ, its error that of τ under independence.
+    The flows are the sample: at least five on one task, each by the geometric mean of its calls over the adaptive solvers and
+    tolerances that all of them share, for tolerances repeat the flows and do not add to them. The effect is −τ (ties count
+    for neither order), its error that of τ under independence, of one task's τ where several are averaged: their flows have
+    paths and couplings in common.
     """
 
     name = "adaptive-calls-follow-straightness"
@@ -55,18 +62,37 @@ class CallsFollowStraightness(Claim):
     metrics = ("nfe", "straightness")
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
-        groups: dict[tuple[Any, ...], list[tuple[Cell, Cell]]] = {}
+        tasks: dict[tuple[Any, ...], dict[tuple[Any, ...], list[Cell]]] = {}
         for cell in cells.find("nfe"):
             if cell["rtol"] is not None:
-                key = tuple(cell[name] for name in (*TASK, "solver", "rtol", "atol"))
-                groups.setdefault(key, []).append((cell, cells.required(cell, "straightness")))
-        large = [pairs for pairs in groups.values() if len(pairs) >= FEWEST]
-        if not large:
+                flows = tasks.setdefault(tuple(cell[name] for name in TASK), {})
+                flows.setdefault(tuple(cell[name] for name in FLOW), []).append(cell)
+        sets = [shared for flows in tasks.values() if len(shared := _shared(list(flows.values()))) >= FEWEST]
+        if not sets:
             raise NotTested("too few flows", f"fewer than {FEWEST} flows of one task under one adaptive solver")
-        from scipy.stats import kendalltau  # a second to import: not before it is needed
+        straightness = [[cells.required(group[0], "straightness") for group in flows] for flows in sets]
+        calls = [[mean(math.log(cell.value) for cell in group) for group in flows] for flows in sets]
+        tau = mean(kendall(x, [cell.value for cell in s]) for x, s in zip(calls, straightness, strict=True))
+        counts = [len(flows) for flows in sets]
+        stderr = math.sqrt(mean(2 * (2 * n + 5) / (9 * n * (n - 1)) for n in counts))
+        difference = Difference(-tau, stderr, step=mean(2 / (n * (n - 1)) for n in counts))
+        used = [cell for flows in sets for group in flows for cell in group]
+        about = f"−τ between calls and straightness over {sum(counts)} flows"
+        every = (*used[1:], *(cell for cells_ in straightness for cell in cells_))
+        return [Contrast(about, difference, 0.0, used[0], also=every, most=1.0)]
 
-        tau = mean(float(kendalltau([n.value for n, _ in g], [s.value for _, s in g]).statistic) for g in large)
-        variance = math.fsum(2 * (2 * len(g) + 5) / (9 * len(g) * (len(g) - 1)) for g in large) / len(large) ** 2
-        every = tuple(cell for pairs in large for pair in pairs for cell in pair)
-        about = f"−τ between calls and straightness over {sum(map(len, large))} flows"
-        return [Contrast(about, Difference(-tau, math.sqrt(variance)), 0.0, every[0], also=every[1:])]
+
+def kendall(x: Sequence[float], y: Sequence[float]) -> float:
+    """Kendall's τ: the share of pairs that x and y put in the same order less that in the opposite one."""
+    pairs = list(itertools.combinations(range(len(x)), 2))
+    return mean(float(np.sign((x[i] - x[j]) * (y[i] - y[j]))) for i, j in pairs)
+
+
+def _shared(flows: list[list[Cell]]) -> list[list[Cell]]:
+    """Of each flow the cells of those samplers that all flows have; none where they have no sampler in common."""
+    samplers = set.intersection(*({_sampler(cell) for cell in flow} for flow in flows))
+    return [[cell for cell in flow if _sampler(cell) in samplers] for flow in flows] if samplers else []
+
+
+def _sampler(cell: Cell) -> tuple[Any, ...]:
+    return tuple(cell[name] for name in ("solver", "rtol", "atol", "batch"))
