@@ -61,17 +61,20 @@ def no_farther(
 
 
 class Preserved(Claim):
-    """Every flow, reflowed or not, keeps the data's law: the energy coefficient H between its end and held-out data is at most
-    the margin.
+    """Every flow, reflowed or not, keeps the data's law up to equivalence: the energy coefficient H between its end and held-out
+    data is at most the margin, 0.02 if not said otherwise; a two-sample permutation test of equal laws stands beside it.
 
-    The theorem is about exact flows, and with samples enough a two-sample test rejects any trained one. So what is shown is
-    equivalence: supported where H is shown to be below the margin; refuted where it is shown to be above and a permutation
-    test of equal laws rejects for every seed. Students are no flows. `marginal_p_value` has the test for each flow and seed.
+    The theorem is about exact flows, and with samples enough a two-sample test rejects any trained one, however near. So
+    supported means that H is shown to be below the margin, even where the test rejects equal laws; refuted, that H is shown
+    to be above it and the test rejects for every seed. The contrast tells the test's largest p-value, `marginal_p_value` has
+    it for each flow and seed. Students are no flows.
     """
 
     name = "marginals-preserved"
     source = "Liu et al. 2022, theorem 3.3"
     metrics = ("marginal_gap", "marginal_p_value")
+    effect = "H between a flow's end and held-out data, 0 for equal laws and at most 1"
+    rule = "effect ≤ margin (equivalence); refuted only where a permutation test rejects equal laws for every seed, too"
     guards = (integration_error,)
     margin: float = Field(GAP, gt=0)
 
@@ -86,23 +89,29 @@ class Preserved(Claim):
 
 
 class BalanceSheet(Claim):
-    """C_train − C_gen = L* + S: the residual is at most the margin, a share of C_train, in size.
+    """C_train − C_gen = L* + S within the residual's error: |residual| ≤ tolerance + z · stderr, where the tolerance, a share of
+    C_train, is what a model's misfit may leave.
 
     C_train = E‖X1 − X0‖² of the coupling trained on, C_gen that of the flow's own, L* the least flow-matching loss and S
-    the straightness; an exact identity for an exact flow on the linear path.
+    the straightness; an exact identity for an exact flow on the linear path. A trained one misses it by its misfit, which no
+    more samples make smaller: against z · stderr alone the verdict would tell of n. Refuted where the residual is beyond
+    tolerance + z · stderr; supported where the whole interval, |residual| + z · stderr, is within the tolerance, so that a wide
+    error supports nothing; z is Student's quantile at the corrected level. The reference solve's error is a guard.
     """
 
     name = "balance-sheet"
     source = "A = C_gen + S and C_train = L* + A, from Liu et al. 2022, proof of theorem 3.7"
     metrics = ("balance_residual", TRAINED, "transport_cost")
+    effect = "C_train − L* − A, the residual"
+    rule = "|effect| ≤ margin × C_train"
     guards = (integration_error,)
-    margin: float = Field(0.05, gt=0)
+    margin: float = Field(0.05, gt=0)  # the tolerance, of C_train
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
         found = []
         for cell in cells.find("balance_residual"):
-            limit = self.margin * cells.required(cell, TRAINED).value
+            trained = cells.required(cell, TRAINED)
             for sign, word in ((1, "above"), (-1, "below")):
-                about = f"residual of {cell.flow}, {word}"
-                found.append(Contrast(about, combination([(sign, cell.rows)]), limit, cell))
+                about, limit = f"residual of {cell.flow}, {word}", self.margin * trained.value
+                found.append(Contrast(about, combination([(sign, cell.rows)]), limit, cell, also=(trained,)))
         return found

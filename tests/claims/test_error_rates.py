@@ -188,6 +188,34 @@ def test_what_is_detectable_is_so_at_the_level_that_holm_leaves() -> None:
     assert math.isnan(missing.level)
 
 
+# ---- the balance sheet ----
+
+
+@pytest.mark.parametrize(
+    ("residual", "stderr", "verdict"),
+    [
+        (0.3, 0.05, SUPPORTED),
+        (0.3, 0.2, INCONCLUSIVE),  # a wide error supports nothing
+        (0.6, 0.2, INCONCLUSIVE),  # within tolerance + z · stderr
+        (1.2, 0.2, REFUTED),
+        (-1.2, 0.2, REFUTED),
+    ],
+)
+def test_a_residual_is_held_against_the_tolerance_and_its_own_error(
+    residual: float, stderr: float, verdict: str
+) -> None:
+    """Trained on a coupling of cost 10: the tolerance is 0.5."""
+    sheet = Sheet()
+    sheet.flow()
+    sheet.coupling("train_coupling_cost", 10.0)
+    sheet.add("balance_residual", residual, exact=True)
+    for row in sheet.rows[-5:]:
+        row["stderr"] = stderr
+    found = judged("balance-sheet", sheet)
+    assert found.verdict == verdict
+    assert sheet.rows[-6]["key"] in found.rows, "the cost that the tolerance is a share of"
+
+
 # ---- gaps between laws ----
 
 
