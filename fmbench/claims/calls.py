@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..contrasts import Difference, combination, mean
+from ..errors import UserError
 from ..table import FLOW, TASK
+from .axes import ADAPTIVE
 from .base import Claim, Contrast
-from .cells import Cell, Cells, NotTested
+from .cells import Cell, Cells, NotTested, bare
 from .curves import common_targets, curves, log2_calls
 from .guards import integration_error, same_noise
 
@@ -29,6 +32,9 @@ class FewerCalls(Claim):
     name = "fm-ot-fewer-calls"
     source = "Lipman et al. 2023, figure 7"
     metrics = ("solver_error",)
+    axes = ({"path": "fm-ot"}, {"path": ["vp-linear", "ve"]})
+    effect = "log2 of the calls on FM-OT − log2 of those on VP or VE, for the same error"
+    rule = "effect ≤ 0"
     guards = (same_noise, integration_error)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
@@ -60,6 +66,20 @@ class CallsFollowStraightness(Claim):
     name = "adaptive-calls-follow-straightness"
     source = "Liu et al. 2022, section 2.2; Kendall 1938"
     metrics = ("nfe", "straightness")
+    axes = ({"rtol": ADAPTIVE},)
+    effect = "−τ between straightness and calls, over flows"
+    rule = "effect ≤ 0"
+
+    def check(self, planned: Sequence[Mapping[str, Any]]) -> None:
+        super().check(planned)
+        solved = [row for row in planned if bare(row["metric"]) == "nfe" and row.get("rtol") is not None]
+        flows = {tuple(row.get(name) for name in (*TASK, *FLOW)) for row in solved}
+        most = max(Counter(flow[: len(TASK)] for flow in flows).values())
+        if most < FEWEST:
+            raise UserError(
+                f"claim '{self.label()}' ranks flows, {FEWEST} on one task at least, and the suite plans {most}: "
+                "add some to flow, or leave the claim out"
+            )
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
         tasks: dict[tuple[Any, ...], dict[tuple[Any, ...], list[Cell]]] = {}

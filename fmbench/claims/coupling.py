@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .axes import ADAPTIVE
 from .base import Contrast, Pairwise
 from .cells import Cells, NotTested
 from .guards import GEOMETRY, marginal_error, same_noise
@@ -38,6 +39,7 @@ class FewerCalls(Pairwise):
     metrics = ("nfe",)
     guards = (same_noise, marginal_error)
     metric, at, than = "nfe", OT, INDEPENDENT
+    axes = ({**OT, "rtol": ADAPTIVE}, {**INDEPENDENT, "rtol": ADAPTIVE})
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
         found = [contrast for contrast in super().contrasts(cells) if contrast.left["rtol"] is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ..contrasts import combination
+from .axes import Some
 from .base import Claim, Contrast, no_more
 from .cells import Cell, Cells, NotTested, bare
 from .curves import curves
@@ -18,6 +19,8 @@ class OneStepExact(Claim):
     name = "euler-one-step-exact"
     source = "Liu et al. 2022, section 2.1 (straight flows)"
     metrics = ("one_step_error", "straightness", "transport_cost")
+    effect = "one_step_error of a straight flow"
+    rule = "effect ≤ margin × transport_cost"
     guards = ALONE
     margin: float = Field(0.02, gt=0)
     straight: float = Field(0.01, gt=0)
@@ -42,6 +45,13 @@ class EulerNeedsFifty(Claim):
     name = "euler-needs-50-steps"
     source = "folklore; Esser et al. 2024 evaluate at 50 steps"
     metrics = ("w2",)
+    axes = (
+        {"solver": "euler", "steps": Some("25 or fewer", lambda steps: bool(steps <= 25))},
+        {"solver": "euler", "steps": Some("50 or more", lambda steps: bool(steps >= 50))},
+        {"solver": Some("another than euler", lambda solver: bare(solver) != "euler")},
+    )
+    effect = "w2 of Euler − w2 of an accurate solve"
+    rule = "effect ≤ margin × w2 of the accurate solve with 50 steps, and beyond it with 25"
     guards = (same_noise,)
     margin: float = Field(0.05, gt=0)  # of the accurate solve's W2
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ..contrasts import Difference, combination
 from ..solvers import SOLVERS
+from .axes import Some
 from .base import Claim, Contrast, Pairwise
 from .cells import Cell, Cells, NotTested, bare
 from .curves import curves, slope_weights
@@ -29,6 +30,8 @@ class Orders(Claim):
     name = "solver-orders"
     source = "Hairer, Nørsett & Wanner 1993, theorem II.3.4"
     metrics = ("solver_error", "reference_error")
+    axes = ({"steps": Some("given", lambda steps: True)},)
+    effect = "declared order − slope of log error over log step length"
     margin: float = Field(0.5, ge=0)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:

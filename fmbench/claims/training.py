@@ -5,9 +5,12 @@ from __future__ import annotations
 from pydantic import Field
 
 from ..table import FLOW, TASK
+from .axes import Some
 from .base import Claim, Contrast, both_ways, pairwise
 from .cells import Cells, NotTested
 from .guards import integration_error, same_noise
+
+LOGIT_NORMAL, UNIFORM = {"times": "logit-normal"}, {"times": "uniform"}
 
 
 class PredictionsSameODE(Claim):
@@ -17,6 +20,9 @@ class PredictionsSameODE(Claim):
     name = "predictions-same-ode"
     source = "Lipman et al. 2024 (guide), section 4.8; Kingma & Gao 2023, appendix B"
     metrics = ("transport_cost", "path_energy")
+    axes = ({"prediction": "velocity"}, {"prediction": Some("another", lambda prediction: prediction != "velocity")})
+    effect = "the metric with another prediction − with velocity"
+    rule = "|effect| ≤ margin × the metric with velocity"
     guards = (same_noise, integration_error)
     margin: float = Field(0.05, gt=0)
 
@@ -38,11 +44,14 @@ class LogitNormalHelps(Claim):
     name = "logit-normal-helps"
     source = "Esser et al. 2024, section 3.1 and table 1"
     metrics = ("w2",)
+    axes = (LOGIT_NORMAL, UNIFORM)
+    effect = "w2 after logit-normal times − after uniform ones"
+    rule = "effect ≤ 0"
     guards = (same_noise,)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
         finest: dict[object, Contrast] = {}
-        for contrast in pairwise(cells, "w2", {"times": "logit-normal"}, {"times": "uniform"}, 0.0):
+        for contrast in pairwise(cells, "w2", LOGIT_NORMAL, UNIFORM, 0.0):
             key = tuple(contrast.left[name] for name in (*TASK, *FLOW, "solver", "grid", "rtol", "metric"))
             if key not in finest or contrast.left.nfe > finest[key].left.nfe:
                 finest[key] = contrast
