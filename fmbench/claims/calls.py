@@ -30,11 +30,11 @@ class FewerCalls(Claim):
     """
 
     name = "fm-ot-fewer-calls"
-    source = "Lipman et al. 2023, figure 7"
-    metrics = ("solver_error",)
     axes = ({"path": "fm-ot"}, {"path": ["vp-linear", "ve"]})
     effect = "log2 of the calls on FM-OT − log2 of those on VP or VE, for the same error"
     rule = "effect ≤ 0"
+    source = "Lipman et al. 2023, figure 7"
+    metrics = ("solver_error",)
     guards = (same_noise, integration_error)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
@@ -64,11 +64,11 @@ class CallsFollowStraightness(Claim):
     """
 
     name = "adaptive-calls-follow-straightness"
-    source = "Liu et al. 2022, section 2.2; Kendall 1938"
-    metrics = ("nfe", "straightness")
     axes = ({"rtol": ADAPTIVE},)
     effect = "−τ between straightness and calls, over flows"
     rule = "effect ≤ 0"
+    source = "Liu et al. 2022, section 2.2; Kendall 1938"
+    metrics = ("nfe", "straightness")
 
     def check(self, planned: Sequence[Mapping[str, Any]]) -> None:
         super().check(planned)

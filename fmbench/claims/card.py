@@ -30,7 +30,7 @@ def card(claim: type[Claim]) -> dict[str, Any]:
         "guards": ", ".join(guard.name for guard in claim.guards),
         "asks for": ", ".join(asked),
         "parameters": {
-            name: list(value) if isinstance(value, tuple) else value
+            claim.model_fields[name].alias or name: list(value) if isinstance(value, tuple) else value
             for name, value in fields.items()
             if name not in asked
         },

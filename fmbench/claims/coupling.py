@@ -35,11 +35,11 @@ class FewerCalls(Pairwise):
     trained on independent pairs."""
 
     name = "ot-cfm-fewer-calls"
+    axes = ({**OT, "rtol": ADAPTIVE}, {**INDEPENDENT, "rtol": ADAPTIVE})
     source = "Tong et al. 2024, figure 3 and section 5"
     metrics = ("nfe",)
     guards = (same_noise, marginal_error)
     metric, at, than = "nfe", OT, INDEPENDENT
-    axes = ({**OT, "rtol": ADAPTIVE}, {**INDEPENDENT, "rtol": ADAPTIVE})
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
         found = [contrast for contrast in super().contrasts(cells) if contrast.left["rtol"] is not None]

@@ -71,10 +71,10 @@ class Preserved(Claim):
     """
 
     name = "marginals-preserved"
-    source = "Liu et al. 2022, theorem 3.3"
-    metrics = ("marginal_gap", "marginal_p_value")
     effect = "H between a flow's end and held-out data, 0 for equal laws and at most 1"
     rule = "effect ≤ margin (equivalence); refuted only where a permutation test rejects equal laws for every seed, too"
+    source = "Liu et al. 2022, theorem 3.3"
+    metrics = ("marginal_gap", "marginal_p_value")
     guards = (integration_error,)
     margin: float = Field(GAP, gt=0)
 
@@ -100,12 +100,12 @@ class BalanceSheet(Claim):
     """
 
     name = "balance-sheet"
-    source = "A = C_gen + S and C_train = L* + A, from Liu et al. 2022, proof of theorem 3.7"
-    metrics = ("balance_residual", TRAINED, "transport_cost")
     effect = "C_train − L* − A, the residual"
     rule = "|effect| ≤ margin × C_train"
+    source = "A = C_gen + S and C_train = L* + A, from Liu et al. 2022, proof of theorem 3.7"
+    metrics = ("balance_residual", TRAINED, "transport_cost")
     guards = (integration_error,)
-    margin: float = Field(0.05, gt=0)  # the tolerance, of C_train
+    margin: float = Field(0.05, gt=0)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
         found = []

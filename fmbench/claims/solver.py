@@ -28,10 +28,10 @@ class Orders(Claim):
     """
 
     name = "solver-orders"
-    source = "Hairer, Nørsett & Wanner 1993, theorem II.3.4"
-    metrics = ("solver_error", "reference_error")
     axes = ({"steps": Some("given", lambda steps: True)},)
     effect = "declared order − slope of log error over log step length"
+    source = "Hairer, Nørsett & Wanner 1993, theorem II.3.4"
+    metrics = ("solver_error", "reference_error")
     margin: float = Field(0.5, ge=0)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:

@@ -19,9 +19,9 @@ class GradientIdentity(Claim):
     """
 
     name = "fm-gradient-identity"
+    effect = "‖∇L_CFM − ∇L_FM‖² / ‖∇L_FM‖²"
     source = "Lipman et al. 2023, theorem 2"
     metrics = ("gradient_gap",)
-    effect = "‖∇L_CFM − ∇L_FM‖² / ‖∇L_FM‖²"
     margin: float = Field(1e-3, gt=0)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
@@ -37,10 +37,10 @@ class HasScore(Claim):
     """
 
     name = "rectified-has-score"
-    source = "Song et al. 2021, eq. 13 (probability-flow ODE) on the path of Liu et al. 2022"
-    metrics = ("marginal_gap",)
     axes = tuple({"path": "rectified", "prediction": prediction} for prediction in ("score", "velocity"))
     effect = "H of the flow by its score − H of the flow by its velocity"
+    source = "Song et al. 2021, eq. 13 (probability-flow ODE) on the path of Liu et al. 2022"
+    metrics = ("marginal_gap",)
     guards = (same_noise, arrived, integration_error)
     margin: float = Field(GAP, gt=0)
 
@@ -63,11 +63,11 @@ class WrongTargetFails(Claim):
     """
 
     name = "wrong-target-fails"
-    source = "Lipman et al. 2023, eq. 9, and Liu et al. 2022, eq. 1: the target is dx_t/dt = x1 − x0"
-    metrics = ("marginal_gap",)
     axes = ({"path": "rectified", "prediction": "velocity"}, {"path": "over-time"})
     effect = "H with the target x1 − x0 − H with the target over t"
     rule = "effect ≤ −margin"
+    source = "Lipman et al. 2023, eq. 9, and Liu et al. 2022, eq. 1: the target is dx_t/dt = x1 − x0"
+    metrics = ("marginal_gap",)
     guards = (same_noise, arrived, integration_error)
     margin: float = Field(0.05, gt=0)
 

@@ -18,11 +18,11 @@ class PredictionsSameODE(Claim):
     energy agree with the velocity's up to the margin."""
 
     name = "predictions-same-ode"
-    source = "Lipman et al. 2024 (guide), section 4.8; Kingma & Gao 2023, appendix B"
-    metrics = ("transport_cost", "path_energy")
     axes = ({"prediction": "velocity"}, {"prediction": Some("another", lambda prediction: prediction != "velocity")})
     effect = "the metric with another prediction − with velocity"
     rule = "|effect| ≤ margin × the metric with velocity"
+    source = "Lipman et al. 2024 (guide), section 4.8; Kingma & Gao 2023, appendix B"
+    metrics = ("transport_cost", "path_energy")
     guards = (same_noise, integration_error)
     margin: float = Field(0.05, gt=0)
 
@@ -42,11 +42,11 @@ class LogitNormalHelps(Claim):
     each solver."""
 
     name = "logit-normal-helps"
-    source = "Esser et al. 2024, section 3.1 and table 1"
-    metrics = ("w2",)
     axes = (LOGIT_NORMAL, UNIFORM)
     effect = "w2 after logit-normal times − after uniform ones"
     rule = "effect ≤ 0"
+    source = "Esser et al. 2024, section 3.1 and table 1"
+    metrics = ("w2",)
     guards = (same_noise,)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
