@@ -14,8 +14,8 @@ from scipy.special import erf
 from test_judge import preserved
 
 from fmbench.claims import CLAIMS, Cells
-from fmbench.claims.calls import kendall
 from fmbench.claims.judge import INCONCLUSIVE, REFUTED, SUPPORTED, Verdict, verdicts
+from fmbench.claims.ranks import kendall
 
 ALPHA, RUNS = 0.05, 400
 PATHS = ("rectified", "fm-ot", "vp-linear", "vp-cosine", "ve", "brownian-bridge", "own", "other")
