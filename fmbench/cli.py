@@ -130,16 +130,32 @@ def list_(
 
 
 @app.command()
-def show(suite: Annotated[str, typer.Argument(help="A shipped suite or the path of a YAML file.")]) -> None:
-    """Print a suite's YAML: the whole definition of the experiment, and a start for your own.
+def show(
+    suite: Annotated[
+        str, typer.Argument(metavar="SUITE|CLAIM", help="A shipped suite, the path of a YAML file, or a claim.")
+    ],
+    plugin: Plugins = None,
+) -> None:
+    """Print a suite's YAML: the whole definition of the experiment, and a start for your own. Or a claim: its effect,
+    decision rule, metrics, axes and guards.
 
     \b
     Examples:
       fmbench show moons-nfe-sweep
       fmbench show moons-nfe-sweep > my-suite.yaml
+      fmbench show marginals-preserved
     """
-    from .suite import find, load
+    from .plugins import load_plugins
+    from .suite import find, load, shipped
 
+    load_plugins(plugin or [])
+    if suite not in shipped():
+        from .claims import CLAIMS
+        from .claims.card import written
+
+        if suite in CLAIMS.names():
+            typer.echo(written(CLAIMS.get(suite)), nl=False)
+            return
     load(suite)
     typer.echo(find(suite).read_text(encoding="utf-8"), nl=False)
 

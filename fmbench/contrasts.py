@@ -35,6 +35,7 @@ class Difference:
     stderr: float
     freedom: float = math.inf
     by_sample: bool = False  # the samples' part comes from differences sample by sample
+    step: float = 0.0  # half the distance between neighbouring values of a discrete one: its continuity correction
 
     @property
     def p_value(self) -> float:
@@ -50,6 +51,7 @@ class Difference:
         return self._tail(limit - self.value)
 
     def _tail(self, distance: float) -> float:
+        distance += self.step
         if self.stderr == 0:
             return 0.0 if distance < 0 else 1.0
         return float(stdtr(self.freedom, distance / self.stderr))
@@ -58,12 +60,16 @@ class Difference:
         """Student's two-sided interval; the whole line where the standard error is infinite or undefined."""
         if not math.isfinite(self.stderr):
             return -math.inf, math.inf
-        half = self.stderr * self.quantile(0.5 + level / 2) if self.stderr else 0.0
+        half = self.step + (self.stderr * self.quantile(0.5 + level / 2) if self.stderr else 0.0)
         return self.value - half, self.value + half
 
     def detectable(self, alpha: float, power: float = 0.8) -> float:
         """The smallest true difference from a limit that a test at `alpha`, two-sided, would find with this power."""
-        return self.stderr * (self.quantile(1 - alpha / 2) + self.quantile(power)) if self.stderr else 0.0
+        return self.step + (self.stderr * self.quantiles(alpha, power) if self.stderr else 0.0)
+
+    def quantiles(self, alpha: float, power: float) -> float:
+        """The standard errors between a limit and a truth that a test at `alpha`, two-sided, finds with this power."""
+        return self.quantile(1 - alpha / 2) + self.quantile(power)
 
     def quantile(self, level: float) -> float:
         """Of Student's t with these degrees of freedom."""

@@ -212,6 +212,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def holm_level(others: Sequence[float], alpha: float) -> float:
+    """The level at which Holm's procedure tests one more hypothesis beside these p-values: it is rejected up to there."""
+    count = len(others) + 1
+    rejected = next((k for k, p in enumerate(sorted(others)) if p * (count - k) > alpha), len(others))
+    return alpha / (count - rejected)
+
+
 def _freedom(x: Tensor) -> float:
     return len(x) - 1 if len(x) > 1 else math.inf  # of one value there is no standard error to have any
 

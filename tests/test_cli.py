@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from fmbench import __version__
 from fmbench.suite import shipped
@@ -102,6 +103,12 @@ def test_show_prints_what_can_be_run(fmbench: Fmbench, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(answer.out)
     assert fmbench("show", "own.yaml").out == answer.out
     assert fmbench("run", "own.yaml", "--dry-run").code == 0
+
+
+def test_show_tells_a_claim(fmbench: Fmbench) -> None:
+    told = yaml.safe_load(fmbench("show", "logit-normal-helps").out)
+    assert (told["claim"], told["rule"], told["metrics"]) == ("logit-normal-helps", "effect ≤ 0", "w2")
+    assert told["axes"] == ["times = logit-normal", "times = uniform"]
 
 
 def test_doctor(fmbench: Fmbench) -> None:

@@ -18,6 +18,7 @@ from fmbench.statistics import (
     bootstrap,
     combine,
     holm,
+    holm_level,
     interval,
     mean,
     paired,
@@ -255,6 +256,21 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     with pytest.raises(ValueError, match="p-values"):
         holm([0.5, math.nan])
+
+
+def test_the_level_that_holm_leaves_by_hand() -> None:
+    assert holm_level([], 0.05) == 0.05
+    assert holm_level([0.9, 0.9], 0.05) == pytest.approx(0.05 / 3)
+    assert holm_level([0.9, 0.001], 0.05) == pytest.approx(0.05 / 2)
+    assert holm_level([0.02, 0.001], 0.05) == 0.05
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 0.4))
+def test_holm_rejects_up_to_that_level(p: list[float], alpha: float) -> None:
+    for place, (own, adjusted) in enumerate(zip(p, holm(p), strict=True)):
+        level = holm_level([*p[:place], *p[place + 1 :]], alpha)
+        if not math.isclose(adjusted, alpha, rel_tol=1e-9):
+            assert (own <= level) == (adjusted <= alpha)
 
 
 @given(st.lists(st.floats(0, 1), max_size=12))

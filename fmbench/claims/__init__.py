@@ -22,7 +22,7 @@ CLAIMS: Registry[Claim] = Registry(
         "linear-straighter-than-vp": "fmbench.claims.path:StraighterThanVP",
         "linear-straighter-than-ve": "fmbench.claims.path:StraighterThanVE",
         "fm-ot-fewer-calls": "fmbench.claims.calls:FewerCalls",
-        "adaptive-calls-follow-straightness": "fmbench.claims.calls:CallsFollowStraightness",
+        "adaptive-calls-follow-straightness": "fmbench.claims.ranks:CallsFollowStraightness",
         "fm-gradient-identity": "fmbench.claims.targets:GradientIdentity",
         "rectified-has-score": "fmbench.claims.targets:HasScore",
         "wrong-target-fails": "fmbench.claims.targets:WrongTargetFails",

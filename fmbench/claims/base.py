@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from ..contrasts import Difference, combination
+from ..errors import UserError
 from ..registry import Component
-from ..table import REFERENCE
-from .cells import Cell, Cells, NotTested
+from ..table import FLOOR, REFERENCE, TRUTH
+from .axes import Side, holds, words
+from .cells import Cell, Cells, NotTested, bare
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,17 @@ class Contrast:
     left: Cell
     right: Cell | None = None
     also: tuple[Cell, ...] = ()  # further cells that went into it
+    most: float = math.inf  # the largest value that the difference can have
+
+    def detectable(self, level: float) -> float:
+        """The smallest true difference that a test at `level`, two-sided, finds beyond the margin with a chance of 80 %.
+
+        Infinite where no possible one would be found. The largest possible one does not scatter: there is nothing beyond.
+        """
+        seen = self.margin + self.difference.detectable(level)
+        if seen <= self.most:
+            return seen
+        return self.most if replace(self.difference, value=self.most).p_above(self.margin) <= level / 2 else math.inf
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -51,6 +65,9 @@ class Claim(Component):
 
     source: ClassVar[str]  # paper and equation
     metrics: ClassVar[tuple[str, ...]]
+    axes: ClassVar[tuple[Side, ...]] = ()  # a suite without a row on each of these sides cannot test it
+    effect: ClassVar[str] = "left − right"  # what is estimated, in each comparison
+    rule: ClassVar[str] = "effect ≤ margin"  # what is to be shown of it
     guards: ClassVar[tuple[Guard, ...]] = ()
     alpha: float = Field(0.05, gt=0, lt=0.5)
 
@@ -64,6 +81,13 @@ class Claim(Component):
 
     def check(self, planned: Sequence[Mapping[str, Any]]) -> None:
         """Raises `UserError` where no row that the suite plans, given by its identity columns, can speak of it."""
+        measured = [row for row in planned if {row["metric"], bare(row["metric"])} & set(self.needs())]
+        for side in self.axes:
+            if not any(holds(row, side) for row in measured if row["model"] not in (FLOOR, TRUTH)):
+                raise UserError(
+                    f"claim '{self.label()}' needs rows with {words(side)}, and the suite plans none: "
+                    "add them to flow or sample, or leave the claim out"
+                )
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
         """All comparisons that the table allows.
@@ -77,13 +101,22 @@ class Claim(Component):
 class Pairwise(Claim):
     """Base of claims "metric at X < metric at Y, all else equal": give `metric`, `at`, `than` and perhaps `margin`.
 
-    `margin` is a fraction of the right side's value. 0 asks for a strictly smaller left side.
+    `margin` is a fraction of the right side's value. 0 asks for a strictly smaller left side. Its axes, effect and rule
+    follow from these, unless the class gives its own.
     """
+
+    rule = "effect ≤ margin × right side"
 
     metric: ClassVar[str]
     at: ClassVar[dict[str, Any]]
     than: ClassVar[dict[str, Any]]
     margin: float = Field(0.0, ge=0)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "at") and hasattr(cls, "than"):
+            cls.axes = vars(cls).get("axes", (cls.at, cls.than))
+            cls.effect = vars(cls).get("effect", f"{cls.metric} at {words(cls.at)} − at {words(cls.than)}")
 
     def needs(self) -> list[str]:
         return list(dict.fromkeys([self.metric, *super().needs()]))
@@ -97,7 +130,7 @@ def pairwise(cells: Cells, metric: str, at: dict[str, Any], than: dict[str, Any]
     lefts = cells.find(metric, **at)
     found = [no_more(a, b, margin * abs(b.value)) for a in lefts for b in cells.partners(a, free=set(at), **than)]
     if not found:
-        raise NotTested("missing rows", f"no {metric} with {_words(at)} beside one with {_words(than)}")
+        raise NotTested("missing rows", f"no {metric} with {words(at)} beside one with {words(than)}")
     return found
 
 
@@ -134,7 +167,3 @@ def _budget(cell: Cell) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _words(where: dict[str, Any]) -> str:
-    return ", ".join(f"{column} = {value}" for column, value in where.items()) or "anything"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .axes import ADAPTIVE
 from .base import Contrast, Pairwise
 from .cells import Cells, NotTested
 from .guards import GEOMETRY, marginal_error, same_noise
@@ -34,6 +35,7 @@ class FewerCalls(Pairwise):
     trained on independent pairs."""
 
     name = "ot-cfm-fewer-calls"
+    axes = ({**OT, "rtol": ADAPTIVE}, {**INDEPENDENT, "rtol": ADAPTIVE})
     source = "Tong et al. 2024, figure 3 and section 5"
     metrics = ("nfe",)
     guards = (same_noise, marginal_error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ..contrasts import combination
+from .axes import Some
 from .base import Claim, Contrast, no_more
 from .cells import Cell, Cells, NotTested, bare
 from .curves import curves
@@ -16,6 +17,8 @@ class OneStepExact(Claim):
     error is at most the margin, a share of it too."""
 
     name = "euler-one-step-exact"
+    effect = "one_step_error of a straight flow"
+    rule = "effect ≤ margin × transport_cost"
     source = "Liu et al. 2022, section 2.1 (straight flows)"
     metrics = ("one_step_error", "straightness", "transport_cost")
     guards = ALONE
@@ -40,6 +43,13 @@ class EulerNeedsFifty(Claim):
     """Euler needs about 50 steps: with 50 its W2 is that of an accurate solve up to the margin, with 25 it is not."""
 
     name = "euler-needs-50-steps"
+    axes = (
+        {"solver": "euler", "steps": Some("25 or fewer", lambda steps: bool(steps <= 25))},
+        {"solver": "euler", "steps": Some("50 or more", lambda steps: bool(steps >= 50))},
+        {"solver": Some("another than euler", lambda solver: bare(solver) != "euler")},
+    )
+    effect = "w2 of Euler − w2 of an accurate solve"
+    rule = "effect ≤ margin × w2 of the accurate solve with 50 steps, and beyond it with 25"
     source = "folklore; Esser et al. 2024 evaluate at 50 steps"
     metrics = ("w2",)
     guards = (same_noise,)

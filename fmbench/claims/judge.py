@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import paired
 from ..results import Results
-from ..statistics import holm
+from ..statistics import holm, holm_level
 from ..store import ResultFolder
 from ..table import read_json, records
 from . import CLAIMS
@@ -36,7 +36,8 @@ class Verdict:
     rows: tuple[str, ...] = ()
     margin: float = math.nan
     alpha: float = 0.05
-    detectable: float = math.nan  # the smallest violation that would have been seen with a chance of 80 %
+    level: float = math.nan  # alpha as Holm leaves it to this claim among those tested: `detectable` is at this level
+    detectable: float = math.nan  # the smallest effect that would have refuted it with a chance of 80 %
     by_sample: bool = False  # whether the samples' part of its error is that of differences sample by sample
     samples: int | None = None  # samples behind one seed's value, the fewest
     contrast: str = ""
@@ -97,15 +98,18 @@ def judge(results: Results, claims: Sequence[Claim], per_sample: Mapping[str, An
 
 def verdicts(cells: Cells, claims: Sequence[Claim]) -> list[Verdict]:
     """The verdicts; p-values are corrected over the claims that can be tested."""
-    found = [_judged(claim, cells) for claim in claims]
-    tested = [place for place, verdict in enumerate(found) if verdict.verdict != NOT_TESTED]
-    for place, p_value in zip(tested, holm([found[place].p_value for place in tested]), strict=True):
-        found[place] = _settled(found[place], p_value)
+    judged = [_judged(claim, cells) for claim in claims]
+    found = [verdict for verdict, _ in judged]
+    tested = [(place, worst) for place, (_, worst) in enumerate(judged) if worst is not None]
+    alone = [found[place].p_value for place, _ in tested]
+    for rank, ((place, worst), p_value) in enumerate(zip(tested, holm(alone), strict=True)):
+        level = holm_level([*alone[:rank], *alone[rank + 1 :]], found[place].alpha)
+        found[place] = _settled(found[place], worst, p_value, level)
     return found
 
 
-def _judged(claim: Claim, cells: Cells) -> Verdict:
-    """The verdict with its own p-value; a tested one is named by the direction in which it points."""
+def _judged(claim: Claim, cells: Cells) -> tuple[Verdict, Contrast | None]:
+    """The verdict with its own p-value, named by the direction in which it points, and the contrast that it shows."""
     blank = Verdict(claim.label(), claim.statement, NOT_TESTED, alpha=claim.alpha, source=claim.source)
     try:
         contrasts = claim.contrasts(cells)
@@ -116,12 +120,11 @@ def _judged(claim: Claim, cells: Cells) -> Verdict:
                 if (reason := guard.check(cells, contrast)) is not None:
                     raise NotTested(guard.name, f"{contrast.about}: {reason}")
     except NotTested as obstacle:
-        return replace(blank, guard=obstacle.guard, note=obstacle.reason)
+        return replace(blank, guard=obstacle.guard, note=obstacle.reason), None
     worst, below, above = weigh(contrasts)
     low, high = worst.difference.interval(1 - claim.alpha)
-    seen = worst.difference.detectable(claim.alpha / len(contrasts))
     keys = dict.fromkeys(str(row["key"]) for c in contrasts for cell in c.cells for row in cell.rows if row["key"])
-    return replace(
+    verdict = replace(
         blank,
         verdict=SUPPORTED if below <= above else REFUTED,
         effect=worst.difference.value,
@@ -131,12 +134,12 @@ def _judged(claim: Claim, cells: Cells) -> Verdict:
         n=len({row["seed"] for row in worst.left.rows}),
         rows=tuple(keys),
         margin=worst.margin,
-        detectable=worst.margin + seen,
         by_sample=worst.difference.by_sample,
         samples=_fewest(worst),
         contrast=worst.about,
         contrasts=len(contrasts),
     )
+    return verdict, worst
 
 
 def weigh(contrasts: Sequence[Contrast]) -> tuple[Contrast, float, float]:
@@ -150,16 +153,23 @@ def weigh(contrasts: Sequence[Contrast]) -> tuple[Contrast, float, float]:
     return worst, worst.difference.p_below(worst.margin), above
 
 
-def _settled(verdict: Verdict, p_value: float) -> Verdict:
+def _settled(verdict: Verdict, worst: Contrast, p_value: float, level: float) -> Verdict:
     """The verdict at the corrected p-value, with a word on what it could not have seen."""
     notes = ["one seed: what another training would change is not known"] if verdict.n == 1 else []
-    if p_value <= verdict.alpha:
-        return replace(verdict, p_value=p_value, note="; ".join(notes))
-    if math.isfinite(verdict.detectable):
-        notes.append(f"an effect below {verdict.detectable:.3g} could have gone unseen")
-    else:
-        notes.append("nothing could have refuted it with this n: no standard error, and fewer than three paired seeds")
-    return replace(verdict, verdict=INCONCLUSIVE, p_value=p_value, note="; ".join(notes))
+    detectable = worst.detectable(level / verdict.contrasts)  # one of the contrasts is enough, see `weigh`
+    verdict = replace(verdict, p_value=p_value, level=level, detectable=detectable)
+    if p_value > verdict.alpha:
+        verdict = replace(verdict, verdict=INCONCLUSIVE)
+        notes.append(_unseen(worst, detectable))
+    return replace(verdict, note="; ".join(notes))
+
+
+def _unseen(worst: Contrast, detectable: float) -> str:
+    if math.isfinite(detectable):
+        return f"an effect below {detectable:.3g} could have gone unseen"
+    if math.isfinite(worst.difference.stderr):
+        return f"it cannot be refuted at this n: not even an effect of {worst.most:.3g}, the largest there is, would be seen"
+    return "nothing could have refuted it with this n: no standard error, and fewer than three paired seeds"
 
 
 def _fewest(contrast: Contrast) -> int | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from ..contrasts import Difference, combination
+from ..statistics import satterthwaite
 from .base import Claim, Contrast
 from .cells import Cell, Cells
 from .guards import TRAINED, integration_error
@@ -19,47 +20,59 @@ GAP = 0.02  # of two laws, without units: a normal law on the line, shifted by 0
 class GapDifference(Difference):
     """A gap between laws (an energy coefficient H, or the difference of two), which scatters the more the larger it is.
 
-    So an estimate far below the margin, whose own standard error is small, says less than that: at a true H = m the variance
-    is larger by 4 λ m (1/n + 1/n'), λ the kernel's largest eigenvalue, which is at most 2√2 m s, s the deviation at equality.
+    `stderr` is the one that it would have at the margin: see `no_farther`. `growth` is what its square gains with each unit
+    of a larger H.
     """
 
-    equality: float = 0.0  # the standard error of H between samples of one law: the floor's
+    growth: float = 0.0
     different: bool = True  # whether a test says that the laws differ at all
-
-    def p_below(self, limit: float) -> float:
-        more = 2 * math.sqrt(2) * max(limit, 0.0) * self.equality
-        total = math.hypot(self.stderr, math.sqrt(more)) if math.isfinite(more) else math.inf
-        freedom = self.freedom * (total / self.stderr) ** 4 if self.stderr > 0 and math.isfinite(total) else math.inf
-        return Difference(self.value, total, freedom).p_below(limit)
 
     def p_above(self, limit: float) -> float:
         return super().p_above(limit) if self.different else 1.0
+
+    def detectable(self, alpha: float, power: float = 0.8) -> float:
+        """As of any difference, with the error at the truth that is to be found: x = q √(stderr² + growth x)."""
+        q = self.quantiles(alpha, power)
+        return (q**2 * self.growth + q * math.sqrt(q**2 * self.growth**2 + 4 * self.stderr**2)) / 2
 
 
 def no_farther(
     cells: Cells, left: Cell, right: Cell | None, margin: float, about: str, *, different: bool = True,
     also: tuple[Cell, ...] = (),
 ) -> Contrast:  # fmt: skip
-    """H of left ≤ H of right (of equal laws, where there is none) + margin."""
+    """H of left ≤ H of right (of equal laws, where there is none) + margin.
+
+    An estimate far below the margin, whose own standard error is small, says less than that: at a true H = m the variance is
+    larger than at H = 0 by 4 λ m (1/n + 1/n'), λ the kernel's largest eigenvalue, which is at most 2√2 m s, s the deviation
+    between samples of one law (the floor's). Tests, interval and power all take the error at the margin, the least favourable
+    truth of either hypothesis.
+    """
     estimated = combination([(1, left.rows), *([(-1, right.rows)] if right else [])])
-    floor = cells.floor(left)
+    growth = 2 * math.sqrt(2) * (cells.floor(left) or left).stderr
+    parts = [
+        (estimated.stderr**2, estimated.freedom),
+        (growth * max(margin - max(estimated.value, 0.0), 0.0), math.inf),
+    ]
     difference = GapDifference(
-        estimated.value, estimated.stderr, estimated.freedom,
-        equality=(floor or left).stderr, different=different,
+        estimated.value, math.sqrt(math.fsum(part for part, _ in parts)), satterthwaite(parts), estimated.by_sample,
+        growth=growth, different=different,
     )  # fmt: skip
-    return Contrast(about, difference, margin, left, right, also)
+    return Contrast(about, difference, margin, left, right, also, most=1.0)
 
 
 class Preserved(Claim):
-    """Every flow, reflowed or not, keeps the data's law: the energy coefficient H between its end and held-out data is at most
-    the margin.
+    """Every flow, reflowed or not, keeps the data's law up to equivalence: the energy coefficient H between its end and held-out
+    data is at most the margin, 0.02 if not said otherwise; a two-sample permutation test of equal laws stands beside it.
 
-    The theorem is about exact flows, and with samples enough a two-sample test rejects any trained one. So what is shown is
-    equivalence: supported where H is shown to be below the margin; refuted where it is shown to be above and a permutation
-    test of equal laws rejects for every seed. Students are no flows. `marginal_p_value` has the test for each flow and seed.
+    The theorem is about exact flows, and with samples enough a two-sample test rejects any trained one, however near. So
+    supported means that H is shown to be below the margin, even where the test rejects equal laws; refuted, that H is shown
+    to be above it and the test rejects for every seed. The contrast tells the test's largest p-value, `marginal_p_value` has
+    it for each flow and seed. Students are no flows.
     """
 
     name = "marginals-preserved"
+    effect = "H between a flow's end and held-out data, 0 for equal laws and at most 1"
+    rule = "effect ≤ margin (equivalence); refuted only where a permutation test rejects equal laws for every seed, too"
     source = "Liu et al. 2022, theorem 3.3"
     metrics = ("marginal_gap", "marginal_p_value")
     guards = (integration_error,)
@@ -76,13 +89,19 @@ class Preserved(Claim):
 
 
 class BalanceSheet(Claim):
-    """C_train − C_gen = L* + S: the residual is at most the margin, a share of C_train, in size.
+    """C_train − C_gen = L* + S within the residual's error: |residual| ≤ tolerance + z · stderr, where the tolerance, a share of
+    C_train, is what a model's misfit may leave.
 
     C_train = E‖X1 − X0‖² of the coupling trained on, C_gen that of the flow's own, L* the least flow-matching loss and S
-    the straightness; an exact identity for an exact flow on the linear path.
+    the straightness; an exact identity for an exact flow on the linear path. A trained one misses it by its misfit, which no
+    more samples make smaller: against z · stderr alone the verdict would tell of n. Refuted where the residual is beyond
+    tolerance + z · stderr; supported where the whole interval, |residual| + z · stderr, is within the tolerance, so that a wide
+    error supports nothing; z is Student's quantile at the corrected level. The reference solve's error is a guard.
     """
 
     name = "balance-sheet"
+    effect = "C_train − L* − A, the residual"
+    rule = "|effect| ≤ margin × C_train"
     source = "A = C_gen + S and C_train = L* + A, from Liu et al. 2022, proof of theorem 3.7"
     metrics = ("balance_residual", TRAINED, "transport_cost")
     guards = (integration_error,)
@@ -91,8 +110,8 @@ class BalanceSheet(Claim):
     def contrasts(self, cells: Cells) -> list[Contrast]:
         found = []
         for cell in cells.find("balance_residual"):
-            limit = self.margin * cells.required(cell, TRAINED).value
+            trained = cells.required(cell, TRAINED)
             for sign, word in ((1, "above"), (-1, "below")):
-                about = f"residual of {cell.flow}, {word}"
-                found.append(Contrast(about, combination([(sign, cell.rows)]), limit, cell))
+                about, limit = f"residual of {cell.flow}, {word}", self.margin * trained.value
+                found.append(Contrast(about, combination([(sign, cell.rows)]), limit, cell, also=(trained,)))
         return found

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ..contrasts import Difference, combination
 from ..solvers import SOLVERS
+from .axes import Some
 from .base import Claim, Contrast, Pairwise
 from .cells import Cell, Cells, NotTested, bare
 from .curves import curves, slope_weights
@@ -27,6 +28,8 @@ class Orders(Claim):
     """
 
     name = "solver-orders"
+    axes = ({"steps": Some("given", lambda steps: True)},)
+    effect = "declared order − slope of log error over log step length"
     source = "Hairer, Nørsett & Wanner 1993, theorem II.3.4"
     metrics = ("solver_error", "reference_error")
     margin: float = Field(0.5, ge=0)

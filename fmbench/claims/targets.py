@@ -19,6 +19,7 @@ class GradientIdentity(Claim):
     """
 
     name = "fm-gradient-identity"
+    effect = "‖∇L_CFM − ∇L_FM‖² / ‖∇L_FM‖²"
     source = "Lipman et al. 2023, theorem 2"
     metrics = ("gradient_gap",)
     margin: float = Field(1e-3, gt=0)
@@ -36,6 +37,8 @@ class HasScore(Claim):
     """
 
     name = "rectified-has-score"
+    axes = tuple({"path": "rectified", "prediction": prediction} for prediction in ("score", "velocity"))
+    effect = "H of the flow by its score − H of the flow by its velocity"
     source = "Song et al. 2021, eq. 13 (probability-flow ODE) on the path of Liu et al. 2022"
     metrics = ("marginal_gap",)
     guards = (same_noise, arrived, integration_error)
@@ -60,6 +63,9 @@ class WrongTargetFails(Claim):
     """
 
     name = "wrong-target-fails"
+    axes = ({"path": "rectified", "prediction": "velocity"}, {"path": "over-time"})
+    effect = "H with the target x1 − x0 − H with the target over t"
+    rule = "effect ≤ −margin"
     source = "Lipman et al. 2023, eq. 9, and Liu et al. 2022, eq. 1: the target is dx_t/dt = x1 − x0"
     metrics = ("marginal_gap",)
     guards = (same_noise, arrived, integration_error)

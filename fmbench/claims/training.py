@@ -5,9 +5,12 @@ from __future__ import annotations
 from pydantic import Field
 
 from ..table import FLOW, TASK
+from .axes import Some
 from .base import Claim, Contrast, both_ways, pairwise
 from .cells import Cells, NotTested
 from .guards import integration_error, same_noise
+
+LOGIT_NORMAL, UNIFORM = {"times": "logit-normal"}, {"times": "uniform"}
 
 
 class PredictionsSameODE(Claim):
@@ -15,6 +18,9 @@ class PredictionsSameODE(Claim):
     energy agree with the velocity's up to the margin."""
 
     name = "predictions-same-ode"
+    axes = ({"prediction": "velocity"}, {"prediction": Some("another", lambda prediction: prediction != "velocity")})
+    effect = "the metric with another prediction − with velocity"
+    rule = "|effect| ≤ margin × the metric with velocity"
     source = "Lipman et al. 2024 (guide), section 4.8; Kingma & Gao 2023, appendix B"
     metrics = ("transport_cost", "path_energy")
     guards = (same_noise, integration_error)
@@ -36,13 +42,16 @@ class LogitNormalHelps(Claim):
     each solver."""
 
     name = "logit-normal-helps"
+    axes = (LOGIT_NORMAL, UNIFORM)
+    effect = "w2 after logit-normal times − after uniform ones"
+    rule = "effect ≤ 0"
     source = "Esser et al. 2024, section 3.1 and table 1"
     metrics = ("w2",)
     guards = (same_noise,)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
         finest: dict[object, Contrast] = {}
-        for contrast in pairwise(cells, "w2", {"times": "logit-normal"}, {"times": "uniform"}, 0.0):
+        for contrast in pairwise(cells, "w2", LOGIT_NORMAL, UNIFORM, 0.0):
             key = tuple(contrast.left[name] for name in (*TASK, *FLOW, "solver", "grid", "rtol", "metric"))
             if key not in finest or contrast.left.nfe > finest[key].left.nfe:
                 finest[key] = contrast

@@ -6,11 +6,17 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 from claim_tables import SCENES, Rows, built, spoiled
 
 from fmbench.claims import CLAIMS, Cells, Claim
+from fmbench.claims.axes import holds, words
+from fmbench.claims.card import written
 from fmbench.claims.judge import INCONCLUSIVE, NOT_TESTED, REFUTED, SUPPORTED, Verdict, verdicts
+from fmbench.errors import UserError
+from fmbench.plan import make_plan
 from fmbench.suite import load, shipped
+from fmbench.table import IDENTITY
 
 EVERY = [built(name) for name in CLAIMS.names()]
 each = pytest.mark.parametrize("claim", EVERY, ids=[claim.name for claim in EVERY])
@@ -28,6 +34,12 @@ def test_facts(claim: Claim) -> None:
     assert claim.statement
     assert claim.source
     assert claim.needs()
+    assert claim.effect
+    assert claim.rule
+    assert {column for side in claim.axes for column in side} <= set(IDENTITY)
+    told = yaml.safe_load(written(type(claim)))
+    assert (told["claim"], told["effect"], told["rule"]) == (claim.name, claim.effect, claim.rule)
+    assert [words(side) for side in claim.axes] == told.get("axes", [])
     assert CLAIMS.build(claim.spec()) == claim
     assert claim.name in SCENES, "a claim without tables on which it must be supported and refuted"
 
@@ -52,6 +64,39 @@ def test_supported_refuted_and_what_the_record_says(claim: Claim) -> None:
         "euler-needs-50-steps",
         "predictions-same-ode",
     )
+
+
+@each
+def test_a_suite_that_cannot_test_it_is_refused(claim: Claim) -> None:
+    """What its scene measures is enough; without all rows on one of its sides it is not."""
+    scene, _ = SCENES[claim.name]
+    claim.check(scene(True))
+    for side in claim.axes:
+        rows = [row for row in scene(True) if not holds(row, side)]
+        with pytest.raises(UserError, match="needs rows with") as refused:
+            claim.check(rows)
+        assert f"'{claim.label()}' needs rows with {words(side)}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [("logit-normal-helps", "times = logit-normal"), ("ot-cfm-cheaper", ""), ("wrong-target-fails", "over-time")],
+)
+def test_a_shipped_suite_with_a_claim_about_what_it_lacks(claim: str, words: str) -> None:
+    """Told with the plan, before anything is trained."""
+    metrics = "metrics=[w2, transport_cost, reference_error, marginal_gap]"
+    suite = load("moons-nfe-sweep", [f"claims=[{claim}]", metrics])
+    if not words:
+        assert make_plan(suite).cells
+        return
+    with pytest.raises(UserError, match=words):
+        make_plan(suite)
+
+
+def test_four_flows_are_refused_where_five_are_ranked() -> None:
+    claim = built("adaptive-calls-follow-straightness")
+    with pytest.raises(UserError, match="the suite plans 4"):
+        claim.check([row for row in SCENES[claim.name][0](True) if row["path"] != "ve"])
 
 
 @pytest.mark.parametrize(("claim", "guard"), GUARDED)

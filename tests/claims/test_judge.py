@@ -16,7 +16,7 @@ from torch import Tensor
 from fmbench.claims import CLAIMS, Cells, Claim, Contrast
 from fmbench.claims.base import no_more
 from fmbench.claims.cells import Cell
-from fmbench.claims.judge import INCONCLUSIVE, NOT_TESTED, REFUTED, SUPPORTED, judge, verdicts, weigh
+from fmbench.claims.judge import INCONCLUSIVE, NOT_TESTED, REFUTED, SUPPORTED, Verdict, judge, verdicts, weigh
 from fmbench.contrasts import Difference, combination
 from fmbench.metrics import METRICS
 from fmbench.randomness import generator
@@ -337,7 +337,7 @@ def test_a_student_stands_at_its_own_calls_beside_its_own_teacher() -> None:
 # ---- marginals-preserved, from samples to verdict ----
 
 
-def preserved(shift: float, run: int, n: int, seeds: int = 2) -> str:
+def preserved(shift: float, run: int, n: int, seeds: int = 2) -> Verdict:
     """The verdict on flows that end in N(shift, 1) where the data are N(0, 1): common held-out data and noise."""
 
     def normal(*stream: int) -> Tensor:
@@ -351,13 +351,13 @@ def preserved(shift: float, run: int, n: int, seeds: int = 2) -> str:
         for row, x in zip(sheet.rows[-seeds:], ends, strict=True):
             found = metric.distance(x, held_out)  # type: ignore[attr-defined]
             row |= {"value": found.value, "stderr": found.stderr}
-    return verdicts(Cells(sheet.rows, {"d": {"dims": 1, "std": 1.0}}), [CLAIMS.build("marginals-preserved")])[0].verdict
+    return verdicts(Cells(sheet.rows, FACTS), [CLAIMS.build("marginals-preserved")])[0]
 
 
 def test_marginals_that_are_kept_or_not_are_found_and_the_margin_is_neither() -> None:
     """H is δ²/4: 0.02 for δ = 0.284, which either verdict may call at half of α; three binomial standard errors."""
     kept, lost, margin = (
-        Counter(preserved(shift, run, n) for run in range(runs))
+        Counter(preserved(shift, run, n).verdict for run in range(runs))
         for shift, n, runs in ((0.0, 1000, 5), (0.9, 200, 5), (0.284, 200, 40))
     )
     assert kept[SUPPORTED] >= 4
