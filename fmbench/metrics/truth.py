@@ -14,10 +14,12 @@ from ..flow.gaussian import GaussianFlow, mean_norm, nodes
 from ..flow.oracles import MixtureVelocity
 from ..flow.paths import Path
 from .base import Exact
+from .traced import TracedFlow
 
 POINTS = 250_000  # of a quadrature grid; a mixture that needs more has no exact values here
 REACH = 7.5  # standard deviations that a grid covers: what is beyond weighs 1e-13
 QUADRATURE = (8, 4)  # pieces in time, and nodes in each
+LEAST = 1e-10  # of the greatest weight: points of less are left out where a flow is traced
 SPACING = 0.5  # of the grid, in the least standard deviation: errors of 1e-7, from how sharply components part
 
 
@@ -31,6 +33,13 @@ def gaussian(flow: Exact) -> GaussianFlow | None:
     """The exact flow in closed form where the data is one Gaussian."""
     law = known(flow)
     return None if law is None or len(law.means) > 1 else _gaussian(flow.path, flow.data)
+
+
+def solved(flow: Exact) -> GaussianFlow | TracedFlow | None:
+    """The exact flow, from which its costs and its geometry are read: in closed form or traced."""
+    if (one := gaussian(flow)) is not None:
+        return one
+    return _traced(flow.path, flow.data) if is_solved(flow) else None
 
 
 @lru_cache(maxsize=64)
@@ -101,33 +110,14 @@ def minimal_loss(flow: Exact) -> float | None:
     return None if energies is None else energies[0] - energies[1]
 
 
-def transport_cost(flow: Exact) -> float | None:
-    """E‖Z1 − Z0‖²."""
-    if (one := gaussian(flow)) is not None:
-        return one.transport_cost()
-    law = known(flow)
-    if law is None or law.means.shape[1] > 1 or not _from_source_to_data(flow.path):
-        return None
-    return _monotone_cost(flow.data)
-
-
-def straightness(flow: Exact) -> float | None:
-    """∫ E‖(Z1 − Z0) − v(t, Z_t)‖² dt."""
-    if (one := gaussian(flow)) is not None:
-        return one.straightness()
-    if (cost := transport_cost(flow)) is None or (energy := path_energy(flow)) is None:
-        return None
-    return energy - cost
-
-
-def has_energies(flow: Exact) -> bool:
-    """Whether `path_energy` and `minimal_loss` are known: asked while planning, without their quadrature."""
+def is_solved(flow: Exact) -> bool:
+    """Whether `solved`, `path_energy` and `minimal_loss` are known: asked while planning, without their quadrature."""
     if gaussian(flow) is not None:
         return True
     if (law := known(flow)) is None or not _from_source_to_data(flow.path):
         return False
     ends = ((s.alpha.item(), s.sigma.item()) for s in map(flow.path.marginal, nodes(flow.path, *QUADRATURE)[0]))
-    return all(_counts(_spread(law, *end)) is not None for end in ends)
+    return all(_counts(at_t) is not None for at_t in (law, *(_spread(law, *end) for end in ends)))
 
 
 def _from_source_to_data(path: Path) -> bool:
@@ -173,18 +163,16 @@ def _energies(path: Path, data: Data) -> tuple[float, float] | None:
 
 
 @lru_cache(maxsize=64)
-def _monotone_cost(data: Data) -> float | None:
-    """∫ (x − Φ⁻¹(F(x)))² p(x) dx: in one dimension flows cannot cross, so that Z1 is the increasing function of Z0."""
+def _traced(path: Path, data: Data) -> TracedFlow | None:
     law = data.mixture()
     assert law is not None
     if (grid := _grid(law)) is None:
         return None
     x, cell = grid
-    z = (x - law.means[:, 0]) / law.stds[:, 0]
-    below, above = torch.special.ndtr(z) @ law.weights, torch.special.ndtr(-z) @ law.weights
-    z0 = torch.where(below < above, torch.special.ndtri(below), -torch.special.ndtri(above))
-    weight = law.log_density(x).exp()
-    return (weight @ torch.where(z0.isfinite(), x[:, 0] - z0, 0.0).square()).item() * cell  # beyond: weighs nothing
+    weights = law.log_density(x).exp() * cell
+    heavy = weights > LEAST * weights.max()
+    velocity = MixtureVelocity(path, law.means, law.stds, law.weights, law.axes)
+    return TracedFlow(velocity, x[heavy], weights[heavy])
 
 
 def _spread(law: MixtureLaw, alpha: float, sigma: float) -> MixtureLaw:
