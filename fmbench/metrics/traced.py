@@ -16,7 +16,7 @@ from ..flow.oracles import MixtureVelocity
 from ..flow.velocity import Velocity
 from ..solvers.fourth_order import RK4
 
-STEPS = 64  # of RK4 from the data to the source: errors of 1e-6
+STEPS = 128  # of RK4 from the data to the source: errors of 1e-7
 
 
 @dataclass(frozen=True)

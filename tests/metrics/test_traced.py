@@ -10,8 +10,10 @@ import torch
 from fmbench.data import DATA
 from fmbench.flow import COUPLINGS, PATHS
 from fmbench.flow.oracles import MixtureVelocity
+from fmbench.flow.velocity import Velocity
 from fmbench.metrics import METRICS, Exact, truth
 from fmbench.metrics.traced import TracedFlow
+from fmbench.solvers import SOLVERS
 
 PAIR = {"name": "gaussian-mixture", "means": [[-2.0], [1.0]], "stds": [0.3, 0.5], "weights": [0.4, 0.6]}
 PLANE = {
@@ -30,7 +32,7 @@ def test_refined_in_time_and_space(path: str, monkeypatch: pytest.MonkeyPatch) -
     """Twice the steps, 1.4 times the points a side; standard errors at n = 1,000 are 2 % of the values, a hundred times more."""
     made = PATHS.build(path), DATA.build(PLANE)
     coarse = truth._traced(*made)
-    monkeypatch.setattr(truth, "SPACING", truth.SPACING / 1.4)
+    monkeypatch.setitem(truth.TRACED, 2, truth.TRACED[2] / 1.4)
     fine = truth._traced.__wrapped__(*made)
     fine = TracedFlow(fine.velocity, fine.z1, fine.weights, steps=2 * fine.steps)
     assert len(fine.z1) > 1.5 * len(coarse.z1)
@@ -61,6 +63,31 @@ def test_in_one_dimension_flows_cannot_cross() -> None:
     cost = (law.log_density(x).exp() @ gap.square()).item() * cell
     for path in ("rectified", "vp-cosine"):
         assert truth._traced(PATHS.build(path), data).transport_cost() == pytest.approx(cost, abs=1e-6)
+
+
+@pytest.mark.parametrize(("solver", "steps"), [("euler", 16), ("heun", 8), ("ab2", 16), ("dpmpp-2m", 16), ("rk4", 8)])
+def test_solver_error_of_a_gaussian_two_ways(solver: str, steps: int) -> None:
+    """2D points, exact where the field is affine, against the traced grid."""
+    data = DATA.build({"name": "gaussian-mixture", "means": [[1.0, -0.5]], "covariances": [[[2.0, 0.9], [0.9, 0.5]]]})
+    path, law = PATHS.build("rectified"), data.mixture()
+    times, chosen = torch.linspace(0, 1, steps + 1, dtype=torch.float64), SOLVERS.build(solver)
+    flow = Exact(path, DATA.build("normal"), data, COUPLINGS.build("independent"),
+                 lambda v, z: chosen.integrate(Velocity(v, path=path), z, times).x)  # fmt: skip
+    exact = truth.solver_error(flow)
+    z0, z1, weights = truth._traced(path, data).cubature()
+    field = MixtureVelocity(path, law.means, law.stds, law.weights, law.axes)
+    gap = (flow.solve(field, z0) - z1).square().mean(1)
+    assert (weights @ gap).sqrt().item() == pytest.approx(exact, rel=1e-3)
+    assert abs(gap.sqrt() @ weights - exact) > 1e-2 * exact, "a mean of roots is another number"
+
+
+def test_solver_error_of_euler_by_hand() -> None:
+    """One Euler step of the rectified flow to N(m, s²): Z0 + v(0, Z0) = m, so that the error is that of s Z0."""
+    data = DATA.build({"name": "gaussian-mixture", "means": [[1.5]], "stds": [[0.6]]})
+    parts = PATHS.build("rectified"), DATA.build({"name": "normal", "dims": [1]}), data, COUPLINGS.build("independent")
+    once = Exact(*parts, lambda v, z: z + v(torch.zeros(()), z))
+    assert truth.solver_error(once) == pytest.approx(0.6, abs=1e-12)
+    assert truth.solver_error(Exact(*parts)) is None
 
 
 def test_planning_solves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
