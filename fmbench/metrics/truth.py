@@ -19,7 +19,7 @@ from .traced import TracedFlow
 POINTS = 250_000  # of a quadrature grid; a mixture that needs more has no exact values here
 REACH = 7.5  # standard deviations that a grid covers: what is beyond weighs 1e-13
 QUADRATURE = (8, 4)  # pieces in time, and nodes in each
-LEAST = 1e-10  # of the greatest weight: points of less are left out where a flow is traced
+LEAST = 1e-8  # of the greatest weight: points of less are left out where a flow is traced
 TRACED = {1: 0.05, 2: 0.6}  # SPACING there, by dimension: norms have a kink, which leaves errors of 1e-4
 SPACING = 0.5  # of the grid, in the least standard deviation: errors of 1e-7, from how sharply components part
 
