@@ -19,6 +19,7 @@ from .flow.losses import Loss
 from .flow.paths import derivative_gap
 from .flow.times import TIMES
 from .identity import Spec
+from .metrics.base import Metric
 from .naming import FLOW_COLUMNS, budget_columns, flow_columns
 from .schema import Suite, Task
 from .solvers import GRIDS, SOLVERS
@@ -213,15 +214,26 @@ def _given_cells(suite: Suite, task: Task) -> list[Cell]:
 
 def _truth_cells(suite: Suite, flows: Sequence[FlowSpec]) -> list[Cell]:
     """What the metrics of exact flows should be, where that is known."""
-    return [
-        Cell(
-            {**flow_columns(flow), "model": TRUTH, "seed": None, "solver": REFERENCE, "metric": m.label()},
-            TruthSpec(flow=flow, metric=m),
-        )
-        for flow in flows
-        for m in suite.metrics
-        if flow.model.exact and flow.classes is None and m.scope != "samples" and m.has_true_value(exact(flow))
-    ]
+    cells = []
+    for flow in flows:
+        if not flow.model.exact or flow.classes is not None:
+            continue
+        columns = {**flow_columns(flow), "model": TRUTH, "seed": None}
+        fixed = [budget for budget in suite.sample.solvers if not budget.solver.adaptive]
+        for m in suite.metrics:
+            specs = [({"solver": REFERENCE}, TruthSpec(flow=flow, metric=m))]
+            if m.scope == "samples":
+                specs = [(budget_columns(b, b.batch or suite.sample.batch), _truth_at(b, flow, m)) for b in fixed]
+            cells += [
+                Cell({**columns, **more, "metric": m.label()}, spec)
+                for more, spec in specs
+                if m.has_true_value(exact(spec))
+            ]
+    return cells
+
+
+def _truth_at(budget: Budget, flow: FlowSpec, metric: Metric) -> TruthSpec:
+    return TruthSpec(flow=flow, metric=metric, solver=budget.solver, steps=budget.steps, grid=budget.grid)
 
 
 def _floor_cells(suite: Suite, task: Task) -> list[Cell]:

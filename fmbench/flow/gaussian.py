@@ -66,6 +66,16 @@ class GaussianFlow:
         _, _, d_m, d_g = self.state(t)
         return weights, d_m, d_g
 
+    def cubature(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Points z0 and z1 `(2D, D)`, weights `(2D,)`: their sums are means over the flow's coupling, of quadratic functions."""
+        m, g, _, _ = self.ends
+        d = len(self.mean)
+        noise = math.sqrt(d) * torch.cat([torch.eye(d), -torch.eye(d)]).double()
+        z0, z1 = m[0] + g[0] * noise, m[1] + g[1] * noise
+        if self.axes is not None:
+            z0, z1 = z0 @ self.axes.T, z1 @ self.axes.T
+        return z0, z1, torch.full((2 * d,), 0.5 / d, dtype=torch.float64)
+
     def transport_cost(self) -> float:
         """E‖Z1 − Z0‖²."""
         return sum(part.square().sum().item() for part in self.displacement)

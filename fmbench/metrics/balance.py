@@ -100,7 +100,7 @@ class MinimalLoss(OverPath):
         return truth.minimal_loss(flow)
 
     def has_true_value(self, flow: Exact) -> bool:
-        return truth.has_energies(flow)
+        return truth.is_solved(flow)
 
 
 class ModelError(OverPath):

@@ -59,6 +59,9 @@ class Exact:
     source: Data
     data: Data
     coupling: Coupling
+    solve: Callable[[Field, Tensor], Tensor] | None = (
+        None  # v and z0 to z1, as a cell's solver does; None: the flow itself
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +145,7 @@ class Metric(Component):
         raise NotImplementedError
 
     def true_value(self, flow: Exact) -> float | None:
-        """The exact value for the exact flow, where it is known."""
+        """The exact value for the exact flow, where it is known; of samples, as `flow.solve` makes them."""
         return None
 
     def has_true_value(self, flow: Exact) -> bool:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..errors import Skip
 from ..statistics import Estimate, added, mean, root
-from .base import Evidence, Metric
+from . import truth
+from .base import Evidence, Exact, Metric
 
 
 class SolverError(Metric):
@@ -29,6 +30,12 @@ class SolverError(Metric):
     def measure(self, evidence: Evidence) -> Estimate:
         error = root(mean(_squared_errors(evidence)))
         return added(error, (1, Estimate(0.0, evidence.geometry.error, 0)))
+
+    def true_value(self, flow: Exact) -> float | None:
+        return truth.solver_error(flow)
+
+    def has_true_value(self, flow: Exact) -> bool:
+        return flow.solve is not None and truth.is_solved(flow)
 
 
 class WorstSolverError(Metric):

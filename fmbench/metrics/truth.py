@@ -14,10 +14,13 @@ from ..flow.gaussian import GaussianFlow, mean_norm, nodes
 from ..flow.oracles import MixtureVelocity
 from ..flow.paths import Path
 from .base import Exact
+from .traced import TracedFlow
 
 POINTS = 250_000  # of a quadrature grid; a mixture that needs more has no exact values here
 REACH = 7.5  # standard deviations that a grid covers: what is beyond weighs 1e-13
 QUADRATURE = (8, 4)  # pieces in time, and nodes in each
+LEAST = 1e-8  # of the greatest weight: points of less are left out where a flow is traced
+TRACED = {1: 0.05, 2: 0.6}  # SPACING there, by dimension: norms have a kink, which leaves errors of 1e-4
 SPACING = 0.5  # of the grid, in the least standard deviation: errors of 1e-7, from how sharply components part
 
 
@@ -31,6 +34,25 @@ def gaussian(flow: Exact) -> GaussianFlow | None:
     """The exact flow in closed form where the data is one Gaussian."""
     law = known(flow)
     return None if law is None or len(law.means) > 1 else _gaussian(flow.path, flow.data)
+
+
+def solved(flow: Exact) -> GaussianFlow | TracedFlow | None:
+    """The exact flow, from which its costs and its geometry are read: in closed form or traced."""
+    if (one := gaussian(flow)) is not None:
+        return one
+    return _traced(flow.path, flow.data) if is_solved(flow) else None
+
+
+def solver_error(flow: Exact) -> float | None:
+    """√(E‖Z1 of the cell's solver − Z1‖² / D), by the solver's own steps from points whose weighted sums are means.
+
+    For one Gaussian the velocity is affine in x, and so is what a fixed-step solver makes of z0: 2D points are exact.
+    """
+    if flow.solve is None or (known_flow := solved(flow)) is None or (law := known(flow)) is None:
+        return None
+    z0, z1, weights = known_flow.cubature()
+    gap = flow.solve(MixtureVelocity(flow.path, law.means, law.stds, law.weights, law.axes), z0) - z1
+    return math.sqrt((weights @ gap.square().mean(1)).item())
 
 
 @lru_cache(maxsize=64)
@@ -101,33 +123,14 @@ def minimal_loss(flow: Exact) -> float | None:
     return None if energies is None else energies[0] - energies[1]
 
 
-def transport_cost(flow: Exact) -> float | None:
-    """E‖Z1 − Z0‖²."""
-    if (one := gaussian(flow)) is not None:
-        return one.transport_cost()
-    law = known(flow)
-    if law is None or law.means.shape[1] > 1 or not _from_source_to_data(flow.path):
-        return None
-    return _monotone_cost(flow.data)
-
-
-def straightness(flow: Exact) -> float | None:
-    """∫ E‖(Z1 − Z0) − v(t, Z_t)‖² dt."""
-    if (one := gaussian(flow)) is not None:
-        return one.straightness()
-    if (cost := transport_cost(flow)) is None or (energy := path_energy(flow)) is None:
-        return None
-    return energy - cost
-
-
-def has_energies(flow: Exact) -> bool:
-    """Whether `path_energy` and `minimal_loss` are known: asked while planning, without their quadrature."""
+def is_solved(flow: Exact) -> bool:
+    """Whether `solved`, `path_energy` and `minimal_loss` are known: asked while planning, without their quadrature."""
     if gaussian(flow) is not None:
         return True
     if (law := known(flow)) is None or not _from_source_to_data(flow.path):
         return False
     ends = ((s.alpha.item(), s.sigma.item()) for s in map(flow.path.marginal, nodes(flow.path, *QUADRATURE)[0]))
-    return all(_counts(_spread(law, *end)) is not None for end in ends)
+    return all(_counts(at_t) is not None for at_t in (law, *(_spread(law, *end) for end in ends)))
 
 
 def _from_source_to_data(path: Path) -> bool:
@@ -173,18 +176,16 @@ def _energies(path: Path, data: Data) -> tuple[float, float] | None:
 
 
 @lru_cache(maxsize=64)
-def _monotone_cost(data: Data) -> float | None:
-    """∫ (x − Φ⁻¹(F(x)))² p(x) dx: in one dimension flows cannot cross, so that Z1 is the increasing function of Z0."""
+def _traced(path: Path, data: Data) -> TracedFlow | None:
     law = data.mixture()
     assert law is not None
-    if (grid := _grid(law)) is None:
+    if (grid := _grid(law, TRACED[law.means.shape[1]])) is None:
         return None
     x, cell = grid
-    z = (x - law.means[:, 0]) / law.stds[:, 0]
-    below, above = torch.special.ndtr(z) @ law.weights, torch.special.ndtr(-z) @ law.weights
-    z0 = torch.where(below < above, torch.special.ndtri(below), -torch.special.ndtri(above))
-    weight = law.log_density(x).exp()
-    return (weight @ torch.where(z0.isfinite(), x[:, 0] - z0, 0.0).square()).item() * cell  # beyond: weighs nothing
+    weights = law.log_density(x).exp() * cell
+    heavy = weights > LEAST * weights.max()
+    velocity = MixtureVelocity(path, law.means, law.stds, law.weights, law.axes)
+    return TracedFlow(velocity, x[heavy], weights[heavy])
 
 
 def _spread(law: MixtureLaw, alpha: float, sigma: float) -> MixtureLaw:
@@ -192,17 +193,17 @@ def _spread(law: MixtureLaw, alpha: float, sigma: float) -> MixtureLaw:
     return MixtureLaw(alpha * law.means, (alpha**2 * law.stds**2 + sigma**2).sqrt(), law.weights, law.axes)
 
 
-def _counts(law: MixtureLaw) -> tuple[Tensor, Tensor, Tensor] | None:
+def _counts(law: MixtureLaw, spacing: float = SPACING) -> tuple[Tensor, Tensor, Tensor] | None:
     """Lower and upper ends `(D,)` of a grid that covers a law, and its points along each axis; None where they are too many."""
-    far, near = REACH * law.stds.max().item(), SPACING * law.stds.min().item()
+    far, near = REACH * law.stds.max().item(), spacing * law.stds.min().item()
     low, high = law.means.amin(0) - far, law.means.amax(0) + far
     counts = ((high - low) / near).ceil().long() + 1
     return None if law.means.shape[1] > 2 or counts.prod().item() > POINTS else (low, high, counts)
 
 
-def _grid(law: MixtureLaw) -> tuple[Tensor, float] | None:
+def _grid(law: MixtureLaw, spacing: float = SPACING) -> tuple[Tensor, float] | None:
     """Points `(M, D)` that cover a law, and the volume of one cell; None where that takes too many points."""
-    if (extent := _counts(law)) is None:
+    if (extent := _counts(law, spacing)) is None:
         return None
     low, high, counts = extent
     axes = [torch.linspace(a, b, n, dtype=torch.float64) for a, b, n in zip(low, high, counts.tolist(), strict=True)]

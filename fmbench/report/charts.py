@@ -15,7 +15,7 @@ import vl_convert
 from ..errors import UserError, unknown
 from ..results import Results, interval_text
 from ..store import write_atomically
-from ..table import REFERENCE, of_flows, records
+from ..table import REFERENCE, TRUTH, of_flows, records
 from .tables import tasks
 
 Row = dict[str, Any]
@@ -61,7 +61,7 @@ def metric_chart(summary: pd.DataFrame, metric: str, width: int = 1000, height: 
     at their measured calls; what failed stands as a cross at the top. A click in the legend singles a flow out. None
     where no value has a budget.
     """
-    rows = records(summary[summary["metric"] == metric])
+    rows = records(summary[(summary["metric"] == metric) & (summary["flow"] != TRUTH)])
     sampled = [row for row in rows if row["solver"] not in (None, REFERENCE)]
     values = [row["mean"] for row in sampled if row["mean"] is not None and math.isfinite(row["mean"])]
     budgets = [row["nfe"] for row in sampled if row["nfe"] is not None and row["nfe"] > 0]

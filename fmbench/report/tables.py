@@ -60,7 +60,7 @@ def flow_metrics(results: Results) -> list[str]:
 
 def sampled_grid(summary: pd.DataFrame, metric: str) -> Grid:
     """One metric of one task: solvers and budgets down, flows across; an adaptive solver's measured calls below it."""
-    rows = records(summary[summary["metric"] == metric])
+    rows = records(summary[(summary["metric"] == metric) & (summary["flow"] != TRUTH)])
     flows = list(dict.fromkeys(row["flow"] for row in rows if row["flow"] != "floor"))
     lines: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
@@ -84,7 +84,7 @@ def headline_grid(summary: pd.DataFrame, metric: str) -> Grid | None:
     None for a metric without a direction. The solver is the cell's note.
     """
     rows = records(summary[(summary["metric"] == metric) & summary["rtol"].isna() & summary["nfe"].notna()])
-    rows = [row for row in rows if row["solver"] != REFERENCE]
+    rows = [row for row in rows if row["solver"] != REFERENCE and row["flow"] != TRUTH]
     higher = next((row["higher_is_better"] for row in rows if row["higher_is_better"] is not None), None)
     if higher is None:
         return None
@@ -144,11 +144,12 @@ SAME_FLOW = ("data", "source", "path", "coupling", "prediction", "times", "reflo
 def truth_grid(summary: pd.DataFrame) -> Grid:
     """What oracles' flows were measured to have against what they have: metrics and flows down.
 
-    A distance to the data, whose exact value is 0 but for the bias of finite samples, is held against its floor instead,
-    at the flow's most careful solver: an adaptive one, else the one with most calls.
+    A solver's own error stands there once for each solver, at the budget in the middle: with fewer calls it is large, with more
+    lost in rounding. A distance to the data, whose exact value is 0 but for the bias of finite samples, is held against its
+    floor instead, at the flow's most careful solver: an adaptive one, else the one with most calls.
     """
     rows = records(summary)
-    exact = {_named(row, "metric"): row for row in rows if row["model"] == TRUTH}
+    exact = {_named(row, "metric"): row for row in rows if row["model"] == TRUTH and row["solver"] == REFERENCE}
     known = {key[:-1] for key in exact}
     floors = {row["metric"]: row for row in rows if row["model"] == FLOOR}
     careful: dict[tuple[Any, ...], tuple[Row, Row]] = {}
@@ -158,17 +159,29 @@ def truth_grid(summary: pd.DataFrame) -> Grid:
         if expected is not None and key[:-1] in known and row["mean"] is not None:
             careful[key] = (row, expected)
     order = list(dict.fromkeys(row["metric"] for row in rows))
-    pairs = sorted(careful.values(), key=lambda pair: order.index(pair[0]["metric"]))
+    found = [(row["flow"], row, expected) for row, expected in careful.values()]
+    found += [(f"{row['flow']}, {row['sampler']} {row['nfe']:g}", row, expected) for row, expected in _solved(rows)]
     lines = tuple(
         (
-            (row["metric"], row["flow"]),
+            (row["metric"], label),
             (Cell(_exact_text(expected)), Cell(_text(row)), Cell(_errors_apart(row, expected))),
         )
-        for row, expected in pairs
+        for label, row, expected in sorted(found, key=lambda line: order.index(line[1]["metric"]))
     )
     return Grid(
         "Measured against exact values", ("metric", "flow"), ("exact", "measured", "standard errors apart"), lines
     )
+
+
+def _solved(rows: list[Row]) -> list[tuple[Row, Row]]:
+    """Of each flow, solver and metric the value at the middle one of the budgets whose exact value is known, and that."""
+    budget = ("metric", "solver", "grid", "steps", "batch")
+    exact = {_named(row, *budget): row for row in rows if row["model"] == TRUTH and row["solver"] != REFERENCE}
+    pairs: dict[tuple[Any, ...], list[tuple[Row, Row]]] = {}
+    for row in sorted((row for row in rows if row["model"] != TRUTH), key=lambda row: row["nfe"] or 0):
+        if row["mean"] is not None and (expected := exact.get(_named(row, *budget))) is not None:
+            pairs.setdefault(_named(row, "metric", "sampler"), []).append((row, expected))
+    return [line[len(line) // 2] for line in pairs.values()]
 
 
 def _named(row: Row, *more: str) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..flow.velocity import Velocity
 from .base import Solution
 from .exponential import Exponential, Moment
+from .low_order import Heun
 
 
 class DDIM(Exponential):
@@ -66,6 +67,7 @@ class EDMHeun(Exponential):
     calls_per_step = 2
     extra_calls = -1
     default_grid = "polynomial-rho"
+    first = Heun
     source = "Karras 2022, algorithm 1 without churn"
 
     def walk(self, velocity: Velocity, x: Tensor, moments: list[Moment]) -> Solution:

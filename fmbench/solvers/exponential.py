@@ -3,20 +3,24 @@
 On an affine path x = α x1 + σ ε, a velocity tells what the network believes of both ends ([x1; ε] =
 [α σ; α̇ σ̇]⁻¹ [x; v]). Holding both from one time to the next gives DDIM's step, α' x1 + σ' ε, which is well defined where
 α = 0 or σ = 0 as well; half the logarithm of the signal-to-noise ratio, λ = log(α/σ), is infinite there.
+
+Where α̇ = 0 with α at the start (α = t²) the velocity there tells of the noise alone, and the first step is one of a
+Runge-Kutta method with as many calls: Euler's, whose local error of order h² made once leaves order two, or Heun's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..errors import UserError
 from ..flow.paths import Path
 from ..flow.velocity import Velocity
 from .base import Solution, Solver
+from .low_order import Euler
+from .tableaux import RungeKutta
 
 
 class Ends(NamedTuple):
@@ -37,10 +41,14 @@ class Moment:
     d_sigma: float
     half_log_snr: float
 
+    @property
+    def wronskian(self) -> float:
+        """α σ̇ − α̇ σ: where it is 0, a velocity does not determine both ends."""
+        return self.alpha * self.d_sigma - self.d_alpha * self.sigma
+
     def ends(self, x: Tensor, v: Tensor) -> Ends:
-        wronskian = self.alpha * self.d_sigma - self.d_alpha * self.sigma
-        x1 = (x * self.d_sigma).sub_(v, alpha=self.sigma).div_(wronskian)
-        noise = (v * self.alpha).sub_(x, alpha=self.d_alpha).div_(wronskian)
+        x1 = (x * self.d_sigma).sub_(v, alpha=self.sigma).div_(self.wronskian)
+        noise = (v * self.alpha).sub_(x, alpha=self.d_alpha).div_(self.wronskian)
         return Ends(x1, noise)
 
     def state(self, ends: Ends) -> Tensor:
@@ -50,14 +58,10 @@ class Moment:
 class Exponential(Solver):
     """Base of the exponential solvers, on any affine path. Implement `walk`."""
 
+    first: ClassVar[type[RungeKutta]] = Euler  # makes the first step where the velocity does not determine both ends
+
     def check(self, path: Path) -> None:
         require_affine(path, f"solver '{self.name}'")
-        s = path.schedule(torch.zeros((), dtype=torch.float64))
-        if (s.alpha * s.d_sigma - s.sigma * s.d_alpha).item() == 0:
-            raise UserError(
-                f"solver '{self.name}' reads data and noise from the velocity, which at t = 0 does not determine them on path "
-                f"'{path.label()}': its α̇ is 0 where α is. Use 'heun'."
-            )
 
     def integrate(self, velocity: Velocity, x: Tensor, times: Tensor) -> Solution:
         if velocity.path is None:
@@ -66,7 +70,11 @@ class Exponential(Solver):
         parts = (schedule.alpha, schedule.sigma, schedule.d_alpha, schedule.d_sigma, velocity.path.half_log_snr(times))
         numbers = [part.tolist() for part in parts]
         moments = [Moment(*values) for values in zip(times.unbind(), *numbers, strict=True)]
-        return self.walk(velocity, x, moments)
+        if moments[0].wronskian != 0:
+            return self.walk(velocity, x, moments)
+        first = Euler() if len(moments) == 2 else self.first()  # a last step costs one call with all of them
+        rest = self.walk(velocity, first.integrate(velocity, x, times[:2]).x, moments[1:])
+        return replace(rest, steps=rest.steps + 1)
 
     def walk(self, velocity: Velocity, x: Tensor, moments: list[Moment]) -> Solution:
         """From x at the first moment to the last."""

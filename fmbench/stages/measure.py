@@ -21,6 +21,8 @@ from ..metrics.coupling import Minibatch
 from ..models import MODELS
 from ..models.base import Model
 from ..randomness import generator
+from ..solvers.base import Solver
+from ..solvers.grids import Grid
 from ..statistics import Estimate
 from .flow import FlowSpec, Pairs, PairsSpec
 from .sample import ReferenceSpec, SampleSpec, asked_labels, reference_times
@@ -70,13 +72,17 @@ class FloorSpec(Spec):
 
 
 class TruthSpec(Spec):
-    """One row of an exact value, which a metric measured on an oracle's flow should have."""
+    """One row of an exact value, which a metric measured on an oracle's flow should have; of samples, a fixed-step solver's."""
 
     stage = "truth"
-    shaping = frozenset({"flow", "metric"})
+    shaping = frozenset({"flow", "metric", "solver", "steps", "grid"})
+    unchanged = {"solver": None, "steps": None, "grid": None}
 
     flow: FlowSpec
     metric: Metric
+    solver: Solver | None = None
+    steps: PositiveInt | None = None
+    grid: Grid | None = None
 
 
 class GivenSpec(Spec):
@@ -181,9 +187,14 @@ def labelled(
     return draw
 
 
-def exact(flow: FlowSpec) -> Exact:
-    """What the exact values of a flow follow from."""
-    return Exact(flow.path, flow.source, flow.data, flow.coupling)
+def exact(spec: TruthSpec) -> Exact:
+    """What an exact value follows from."""
+    flow, solver = spec.flow, spec.solver
+    parts = flow.path, flow.source, flow.data, flow.coupling
+    if solver is None or spec.grid is None or spec.steps is None:
+        return Exact(*parts)
+    times = spec.grid.on(flow.path, spec.steps)
+    return Exact(*parts, lambda v, z0: solver.integrate(Velocity(v, path=flow.path), z0, times).x)
 
 
 def exact_field(flow: FlowSpec) -> Field | None:
@@ -248,7 +259,7 @@ def alone(spec: AloneSpec, pairs: Pairs | None = None) -> Estimate:
     if isinstance(spec, GivenSpec):
         return spec.metric.measure(given_evidence(spec))
     if isinstance(spec, TruthSpec):
-        value = spec.metric.true_value(exact(spec.flow))
+        value = spec.metric.true_value(exact(spec))
         if value is None:
             raise Skip(f"the exact value of '{spec.metric.name}' is not known here")
         return Estimate(value, 0.0, 1)

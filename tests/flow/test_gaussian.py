@@ -63,7 +63,11 @@ def test_quadrature_agrees_with_the_closed_forms(path: str) -> None:
     assert of_v == pytest.approx(line.path_energy(), abs=1e-8)
     assert of_u - of_v == pytest.approx(line.minimal_loss(), abs=1e-8)
     assert truth._entropy(data) == pytest.approx(line.nll(), abs=1e-8)
-    assert truth._monotone_cost(data) == pytest.approx(line.transport_cost(), abs=1e-4 if path == "fm-ot" else 1e-8)
+    traced, near = truth._traced(PATHS.build(path), data), 1e-4 if path == "fm-ot" else 1e-6
+    for name in ("transport_cost", "straightness", "path_energy", "one_step_error"):
+        assert getattr(traced, name)() == pytest.approx(getattr(line, name)(), abs=near), name
+    for name in ("transport_cost_l1", "transport_cost_l2", "path_length"):  # of norms, which have a kink at 0
+        assert getattr(traced, name)() == pytest.approx(getattr(line, name)(), rel=1e-3), name
 
 
 @pytest.mark.parametrize("data", ["moons", "digits"])

@@ -18,7 +18,16 @@ from fmbench.errors import Skip
 from fmbench.flow import COUPLINGS, Coupling
 from fmbench.metrics import METRICS
 from fmbench.metrics.base import Geometry, Pairing, PerSampleMetric
-from fmbench.metrics.coupling import CouplingBias, DistinctPairs, LabelSkew, Minibatch, median
+from fmbench.metrics.coupling import (
+    CouplingBias,
+    CouplingMilliseconds,
+    DistinctPairs,
+    IndependentCost,
+    LabelSkew,
+    Minibatch,
+    median,
+    problem_size,
+)
 from fmbench.stages.measure import coupled
 from fmbench.statistics import Estimate, mean
 
@@ -249,9 +258,11 @@ class Asleep(Coupling):
         return torch.arange(len(x0)), torch.arange(len(x0))
 
 
+WARM_UP = [9.0, 0.005, 0.001, 0.002, 0.004, 0.003]  # seconds, the first problem's first
+
+
 def test_milliseconds_are_the_median_per_training_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    took = [9.0, 0.005, 0.001, 0.002, 0.004, 0.003]  # the first is the warm-up
-    clock = iter([tick for k, seconds in enumerate(took) for tick in (10.0 * k, 10.0 * k + seconds)])
+    clock = iter([tick for k, seconds in enumerate(WARM_UP) for tick in (10.0 * k, 10.0 * k + seconds)])
     monkeypatch.setattr("fmbench.metrics.coupling.time.perf_counter", lambda: next(clock))
     estimate = measure("coupling_milliseconds", pairing(Asleep()), repeats=5)
     assert (estimate.value, estimate.n) == (pytest.approx(3.0), 5)
@@ -309,7 +320,36 @@ class DrawnLabels(LabelSkew):
         return [Minibatch(m.x0, m.x1, m.label, m.i, m.i) for m in super().minibatches(pairing)]
 
 
+class AsPaired(IndependentCost):
+    """The cost after pairing."""
+
+    def measure(self, evidence: Pairing) -> Estimate:
+        return mean(torch.tensor([m.cost() for m in self.minibatches(evidence)], dtype=torch.float64))
+
+
+class FromTheFirst(CouplingMilliseconds):
+    """Times the warm-up as well, and takes the mean."""
+
+    def measure(self, evidence: Pairing) -> Estimate:
+        seconds = [self.seconds(evidence, problem_size(evidence), k) for k in range(self.repeats + 1)]
+        return mean(1e3 * torch.tensor(seconds, dtype=torch.float64))
+
+
+def test_a_twin_that_counts_the_warm_up_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine seconds before five of 1 to 5 ms, a median of 3."""
+    found = []
+    for metric in (CouplingMilliseconds(repeats=5), FromTheFirst(repeats=5)):
+        clock = iter([tick for k, took in enumerate(WARM_UP) for tick in (10.0 * k, 10.0 * k + took)])
+        monkeypatch.setattr("fmbench.metrics.coupling.time.perf_counter", lambda clock=clock: next(clock))
+        found.append(metric.measure(pairing(Asleep())).value)
+    assert found == [pytest.approx(3.0), pytest.approx(9015 / 6)]
+
+
 def test_broken_twins_are_noticed() -> None:
+    of = pairing("minibatch-ot", batch=32)
+    apart = measure("independent_cost", of, n=2048)
+    assert near(measure("train_coupling_cost", pairing(), n=2048), apart.value, 6)
+    assert AsPaired(n=2048).measure(of).value < 0.9 * apart.value
     assert CountsRows(n=256).measure(pairing(Redrawn())).value == 1.0 != pytest.approx(1 - (1 - 1 / 64) ** 64, abs=0.1)
     of = pairing(batch=32)
     assert AgainstItself(n=128).measure(of).value < 0.5 * measure("coupling_bias", of, n=128).value

@@ -19,6 +19,11 @@ from fmbench.stages.sample import ReferenceSpec, reference
 
 SPACE = {"means": [[1.0, -0.5, 0.2]], "stds": [[0.5, 1.0, 2.0]]}
 TILTED = {"means": [[1.0, -0.5]], "covariances": [[[2.0, 0.9], [0.9, 0.5]]]}
+PLANE = {
+    "means": [[-2.0, 0.5], [1.0, -1.0], [0.5, 2.0]],
+    "covariances": [[[0.2, 0.1], [0.1, 0.5]], [[0.3, 0.0], [0.0, 0.3]], [[1.0, -0.3], [-0.3, 0.2]]],
+    "weights": [0.2, 0.5, 0.3],
+}
 PAIR = {"means": [[-2.0], [1.0]], "stds": [0.3, 0.5], "weights": [0.4, 0.6]}
 CASES = {
     "3-D rectified": (SPACE, "rectified"),
@@ -27,6 +32,8 @@ CASES = {
     "tilted icfm": (TILTED, "icfm"),
     "tilted rectified": (TILTED, "rectified"),
     "1-D mixture": (PAIR, "rectified"),
+    "2-D mixture rectified": (PLANE, "rectified"),
+    "2-D mixture vp-cosine": (PLANE, "vp-cosine"),
 }
 N = 1000
 MEASURED = [
