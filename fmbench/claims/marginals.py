@@ -10,7 +10,7 @@ from pydantic import Field
 from ..contrasts import Difference, combination
 from .base import Claim, Contrast
 from .cells import Cell, Cells
-from .guards import TRAINED, integration_error
+from .guards import TRAINED, fresh_noise, integration_error
 
 GAP = 0.02  # of two laws, without units: a normal law on the line, shifted by 0.28 of its deviations
 
@@ -62,7 +62,7 @@ class Preserved(Claim):
     name = "marginals-preserved"
     source = "Liu et al. 2022, theorem 3.3"
     metrics = ("marginal_gap", "marginal_p_value")
-    guards = (integration_error,)
+    guards = (integration_error, fresh_noise)
     margin: float = Field(GAP, gt=0)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
@@ -85,7 +85,7 @@ class BalanceSheet(Claim):
     name = "balance-sheet"
     source = "A = C_gen + S and C_train = L* + A, from Liu et al. 2022, proof of theorem 3.7"
     metrics = ("balance_residual", TRAINED, "transport_cost")
-    guards = (integration_error,)
+    guards = (integration_error, fresh_noise)
     margin: float = Field(0.05, gt=0)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
