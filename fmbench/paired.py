@@ -33,19 +33,20 @@ def gather(plan: Plan, store: Store) -> Paired:
     key of a transport cost the squared distances of its ends from their mean; under `REUSED` the keys of rows whose flow
     was evaluated on noise of its own training pairs."""
     found: Paired = {}
-    measured = [cell.spec for cell in plan.cells if isinstance(cell.spec, MeasureSpec) and store.has(cell.spec.key)]
+    measured = [cell.spec for cell in plan.cells if isinstance(cell.spec, MeasureSpec)]
     reused: list[str] = []
     for reference, specs in _by_reference(measured).items():
-        if not store.has(reference):
+        flow = specs[0].reference.flow
+        each = [(s.key, s.metric) for s in specs if isinstance(s.metric, PerSampleMetric) and store.has(s.key)]
+        if not (each or flow.pairs) or not store.has(reference):
             continue
         solved = store.read(reference)
         geometry = Geometry(**{name: solved.tensors[name] for name in PARTS}, error=solved.info["error"])
-        for spec in specs:
-            if isinstance(spec.metric, PerSampleMetric):
-                found[spec.key] = spec.metric.per_sample(geometry).float().numpy()
-            if spec.metric.name == "transport_cost":
-                found[SPREAD + spec.key] = _deviations(geometry.z1)
-        if _reuses(specs[0].reference.flow, geometry.z0, store):
+        for key, metric in each:
+            found[key] = metric.per_sample(geometry).float().numpy()
+            if metric.name == "transport_cost":
+                found[SPREAD + key] = _deviations(geometry.z1)
+        if _reuses(flow, geometry.z0, store):
             reused += [spec.key for spec in specs]
     return {**found, REUSED: np.array(reused, dtype=str)} if measured else found
 

@@ -62,7 +62,7 @@ class Preserved(Claim):
     name = "marginals-preserved"
     source = "Liu et al. 2022, theorem 3.3"
     metrics = ("marginal_gap", "marginal_p_value")
-    guards = (integration_error, fresh_noise)
+    guards = (fresh_noise, integration_error)
     margin: float = Field(GAP, gt=0)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
@@ -85,7 +85,7 @@ class BalanceSheet(Claim):
     name = "balance-sheet"
     source = "A = C_gen + S and C_train = L* + A, from Liu et al. 2022, proof of theorem 3.7"
     metrics = ("balance_residual", TRAINED, "transport_cost")
-    guards = (integration_error, fresh_noise)
+    guards = (fresh_noise, integration_error)
     margin: float = Field(0.05, gt=0)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:

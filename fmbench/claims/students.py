@@ -23,7 +23,7 @@ class StudentsMatch(Claim):
     name = "few-step-students-match"
     source = "Liu et al. 2022, table 1(a): distilled k-rectified flows"
     metrics = ("energy_coefficient",)
-    guards = (same_noise, arrived, fresh_noise)
+    guards = (same_noise, fresh_noise, arrived)
     margin: float = Field(GAP, gt=0)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
