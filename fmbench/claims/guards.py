@@ -13,8 +13,8 @@ SURE = 1.645  # standard errors: what is said of a marginal must hold at 95 %
 MISFIT = 0.25  # a marginal error shown to be beyond this share of the displacement: no flow to this data at all
 SLIGHT = 0.05  # one within this share is no reason to doubt a comparison, whatever the other side's is
 WORSE = 1.5  # beyond it, one shown to be so many times the right side's has bought the left side's advantage
-SHRUNK = 0.1  # ends shown to be narrower than the data by more than this share; trained images are by 8 %
-NARROWER = 0.05  # or by more than this than the other side's ends, from the same noise
+SHRUNK = 0.15  # ends shown to be narrower than the data by more than this share; trained digits are, by 6 to 10 %
+NARROWER = 0.08  # or than the other side's ends, from the same noise; two rounds on digits cost 5 %
 ASTRAY = 0.05  # an energy coefficient shown to be beyond this: what the other side is held against is not at the data
 TRAINED = "train_coupling_cost"
 
