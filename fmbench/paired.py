@@ -4,35 +4,76 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import UserError
 from .metrics.base import Geometry, PerSampleMetric
 from .plan import Plan
+from .stages.flow import FlowSpec
 from .stages.measure import MeasureSpec
 from .store import Store
-from .table import first_line
+from .table import REUSED, SPREAD, first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FILE = "paired.npz"
+LOOKED_AT = 256  # of an evaluation on a tenth of the pairs, in whatever order, these miss all with a chance of 1e-12
 PARTS = ("z0", "z1", "start_velocity", "energy", "straightness", "length")
 
 Paired = dict[str, np.ndarray]  # a row's key to `(n,)` float32, whose mean is the row's value
 
 
 def gather(plan: Plan, store: Store) -> Paired:
-    """The values of every metric of the plan that is a mean over the samples of a reference solve."""
+    """The values of every metric of the plan that is a mean over the samples of a reference solve; under `SPREAD` and the
+    key of a transport cost the squared distances of its ends from their mean; under `REUSED` the keys of rows whose flow
+    was evaluated on noise of its own training pairs."""
     found: Paired = {}
-    for cell in plan.cells:
-        spec = cell.spec
-        if not (isinstance(spec, MeasureSpec) and isinstance(spec.metric, PerSampleMetric)):
+    measured = [cell.spec for cell in plan.cells if isinstance(cell.spec, MeasureSpec)]
+    reused: list[str] = []
+    for reference, specs in _by_reference(measured).items():
+        flow = specs[0].reference.flow
+        each = [(s.key, s.metric) for s in specs if isinstance(s.metric, PerSampleMetric) and store.has(s.key)]
+        if not (each or flow.pairs) or not store.has(reference):
             continue
-        if store.has(spec.key) and store.has(spec.reference.key):
-            solved = store.read(spec.reference.key)
-            geometry = Geometry(**{name: solved.tensors[name] for name in PARTS}, error=solved.info["error"])
-            found[spec.key] = spec.metric.per_sample(geometry).float().numpy()
+        solved = store.read(reference)
+        geometry = Geometry(**{name: solved.tensors[name] for name in PARTS}, error=solved.info["error"])
+        for key, metric in each:
+            found[key] = metric.per_sample(geometry).float().numpy()
+            if metric.name == "transport_cost":
+                found[SPREAD + key] = _deviations(geometry.z1)
+        if _reuses(flow, geometry.z0, store):
+            reused += [spec.key for spec in specs]
+    return {**found, REUSED: np.array(reused, dtype=str)} if measured else found
+
+
+def _by_reference(specs: Iterable[MeasureSpec]) -> dict[str, list[MeasureSpec]]:
+    found: dict[str, list[MeasureSpec]] = {}
+    for spec in specs:
+        found.setdefault(spec.reference.key, []).append(spec)
     return found
+
+
+def _deviations(z1: Tensor) -> np.ndarray:
+    """Squared distances from the mean, scaled so that their mean is the unbiased variance."""
+    z = z1.flatten(1).double()
+    squares: np.ndarray = (z - z.mean(0)).square().sum(1).numpy()
+    return (squares * len(z) / max(len(z) - 1, 1)).astype(np.float32)
+
+
+def _reuses(flow: FlowSpec, z0: Tensor, store: Store) -> bool:
+    """Whether some of the noise z0 began the pairs of this flow or of a round before it: the first pairs tell."""
+    noise = {row.tobytes() for row in z0.flatten(1).numpy()}
+    while flow.pairs is not None:
+        pairs, flow = flow.pairs, flow.pairs.flow
+        first = store.first(pairs.key, "z0", LOOKED_AT)
+        if first is not None and any(row.tobytes() in noise for row in flow.path.start(first).flatten(1).numpy()):
+            return True
+    return False
 
 
 def packed(paired: Paired) -> bytes:

@@ -87,6 +87,17 @@ class Store:
                 f"the cached artefact {path} is damaged ({error}). Remove it and its .json, then run again."
             ) from None
 
+    def first(self, key: str, name: str, n: int) -> Tensor | None:
+        """The first n rows of one tensor, without reading (or checking) the rest; None where there is no such artefact."""
+        from safetensors import safe_open
+
+        path = self._file(key, ".safetensors")
+        if not path.is_file():
+            return None
+        with safe_open(path, "pt") as tensors:
+            rows: Tensor = tensors.get_slice(name)[:n]
+        return rows
+
     def write(
         self, key: str, identity: dict[str, Any], info: dict[str, Any], tensors: dict[str, Tensor] | None = None
     ) -> None:

@@ -75,9 +75,13 @@ class Claim(Component):
     def statement(self) -> str:
         return " ".join((type(self).__doc__ or "").split("\n\n")[0].split())
 
+    def checks(self) -> tuple[Guard, ...]:
+        """The guards that each of its contrasts must pass: the class's, unless it is told others."""
+        return self.guards
+
     def needs(self) -> list[str]:
         """The metrics without which it cannot be tested."""
-        return list(dict.fromkeys([*self.metrics, *(name for guard in self.guards for name in guard.metrics)]))
+        return list(dict.fromkeys([*self.metrics, *(name for guard in self.checks() for name in guard.metrics)]))
 
     def check(self, planned: Sequence[Mapping[str, Any]]) -> None:
         """Raises `UserError` where no row that the suite plans, given by its identity columns, can speak of it."""

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from ..contrasts import Row, by_seed, mean, mean_value
-from ..table import FLOOR, FLOW, IDENTITY, REFERENCE, SAMPLER, TASK, TRUTH, cell_key
+from ..table import FLOOR, FLOW, IDENTITY, REFERENCE, REUSED, SAMPLER, SPREAD, TASK, TRUTH, cell_key
 
 
 class NotTested(Exception):
@@ -78,7 +80,8 @@ class Cells:
     Args:
         rows: as `table.records` gives them.
         facts: of each data set, by its label, as the manifest's `data` holds them.
-        per_sample: of rows, by their keys, the values `(n,)` whose mean is the row's value, where they are known.
+        per_sample: of rows, by their keys, the values `(n,)` whose mean is the row's value, where they are known; and what
+            else `paired.gather` keeps.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Cells:
         per_sample: Mapping[str, Any] | None = None,
     ):
         self.facts, kept = facts or {}, per_sample or {}
+        self.reused, self.kept = frozenset(map(str, kept.get(REUSED, ()))), kept
         cells: dict[tuple[Any, ...], list[Row]] = {}
         for row in rows:
             if row["model"] != TRUTH and row["metric"] is not None and row["status"] != "skipped":
@@ -137,6 +141,19 @@ class Cells:
     def _of_flow(self, cell: Cell, metric: str) -> list[Cell]:
         same = (c for c in self.measured if metric in (c["metric"], c.metric))
         return [found for found in same if all(found[name] == cell[name] for name in (*TASK, *FLOW))]
+
+    def spread_of(self, cell: Cell) -> Cell | None:
+        """E‖Z1 − E Z1‖² of the flow's ends, with its values sample by sample; None where a seed's are not kept."""
+        rows = []
+        for row in self.required(cell, "transport_cost").rows:
+            array = self.kept.get(SPREAD + str(row["key"]))
+            if array is None or len(array) < 2:
+                return None
+            value, n = float(np.mean(array, dtype=np.float64)), len(array)
+            stderr = float(np.std(array, ddof=1, dtype=np.float64)) / math.sqrt(n)
+            known = {"value": value, "stderr": stderr, "freedom": n - 1, "per_sample": array}
+            rows.append({**row, "metric": "spread", **known})
+        return Cell(tuple(rows))
 
     def floor(self, cell: Cell) -> Cell | None:
         """The same metric between real samples, None where it was not measured."""

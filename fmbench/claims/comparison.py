@@ -9,9 +9,9 @@ from pydantic import Field, field_validator, model_validator
 
 from ..errors import unknown
 from ..table import FLOW, SAMPLER, TASK
-from .base import Claim, Contrast, pairwise
+from .base import Claim, Contrast, Guard, pairwise
 from .cells import Cells, bare
-from .guards import same_noise
+from .guards import NAMED
 
 COLUMNS = (*TASK[1:], *FLOW, *SAMPLER)
 EXAMPLE = "{name: comparison, metric: w2, at: {coupling: minibatch-ot}, than: {coupling: independent}}"
@@ -22,18 +22,19 @@ class Comparison(Claim):
 
     `{name: comparison, id: …, metric: w2, at: {coupling: minibatch-ot}, than: {coupling: independent}, margin: 0.05}`.
     Both sides are named by columns of the table. `margin` is a fraction of the right side; 0 asks for strictly less.
+    `guards: [same z0, marginal error, integration error, fresh z0]` names what must hold beside it: the first alone, unless told.
     """
 
     name = "comparison"
     source = "the suite"
     metrics = ()
-    guards = (same_noise,)
     id: str = Field("comparison", pattern=r"^[a-z0-9][a-z0-9._-]*$")
     about: str = ""
     metric: str
     at: dict[str, Any]
     than: dict[str, Any]
     margin: float = Field(0.0, ge=0)
+    chosen: tuple[str, ...] = Field(("same z0",), alias="guards")
 
     @model_validator(mode="before")
     @classmethod
@@ -49,6 +50,17 @@ class Comparison(Claim):
             if column not in COLUMNS:
                 raise ValueError(str(unknown("column", column, COLUMNS)))
         return side
+
+    @field_validator("chosen")
+    @classmethod
+    def _known_guards(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in NAMED:
+                raise ValueError(str(unknown("guard", name, NAMED)))
+        return names
+
+    def parameters(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", by_alias=True)
 
     @property
     def statement(self) -> str:
@@ -71,8 +83,11 @@ class Comparison(Claim):
                             kind, value, shown, remedy=f"These are the values beside {self.metric} in this suite."
                         )
 
+    def checks(self) -> tuple[Guard, ...]:
+        return tuple(NAMED[name] for name in self.chosen)
+
     def needs(self) -> list[str]:
-        return [self.metric]
+        return list(dict.fromkeys([self.metric, *super().needs()]))
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
         return pairwise(cells, self.metric, self.at, self.than, self.margin)

@@ -116,7 +116,7 @@ def _judged(claim: Claim, cells: Cells) -> tuple[Verdict, Contrast | None]:
         if not contrasts:
             raise NotTested("missing rows", f"nothing measured that speaks of it: it needs {', '.join(claim.needs())}")
         for contrast in contrasts:
-            for guard in claim.guards:
+            for guard in claim.checks():
                 if (reason := guard.check(cells, contrast)) is not None:
                     raise NotTested(guard.name, f"{contrast.about}: {reason}")
     except NotTested as obstacle:

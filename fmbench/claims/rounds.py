@@ -10,14 +10,22 @@ def chains(cells: Cells, metric: str) -> list[list[Cell]]:
     """The cells of a metric of rectified flows, one list for the rounds 0, 1, … of a flow."""
     found = []
     for first in cells.find(metric, path="rectified", reflow=0, distilled=0):
-        later = {cell["reflow"]: cell for cell in cells.partners(first, free={"reflow"})}
+        laws = {other["times"] for other in cells.partners(first, free={"times"})}  # of other chains
+        later = [cell for cell in cells.partners(first, free={"reflow", "times"}) if cell["times"] not in laws]
         chain = [first]
-        while (following := later.get(len(chain))) is not None:
+        while (following := _following(chain, later)) is not None:
             chain.append(following)
         found.append(chain)
     if not found:
         raise NotTested("missing rows", f"no {metric} of a flow with path = rectified")
     return found
+
+
+def _following(chain: list[Cell], later: list[Cell]) -> Cell | None:
+    """The next round: with the times of the round before, else with those that `pairs.times` gave to all rounds but the first."""
+    rounds = [cell for cell in later if cell["reflow"] == len(chain)]
+    alike = [cell for cell in rounds if cell["times"] == chain[-1]["times"]]
+    return next(iter(alike or (rounds if len(rounds) == 1 else [])), None)
 
 
 def reflowed(cells: Cells, metric: str) -> list[list[Cell]]:

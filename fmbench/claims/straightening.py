@@ -39,7 +39,8 @@ class StraightnessRate(Claim):
             for k in range(1, len(chain)):
                 best = min(chain[: k + 1], key=lambda cell: cell.value)
                 difference = combination([(1, best.rows), (-1 / k, first.rows)])
-                found.append(Contrast(f"S of {best.flow} against cost / {k}", difference, 0.0, best, first))
+                others = tuple(cell for cell in chain[: k + 1] if cell is not best)  # the least of all of them
+                found.append(Contrast(f"S of {best.flow} against cost / {k}", difference, 0.0, best, first, others))
         return found
 
 

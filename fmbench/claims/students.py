@@ -7,7 +7,7 @@ from pydantic import Field
 from ..table import TASK
 from .base import Claim, Contrast
 from .cells import Cell, Cells, NotTested
-from .guards import arrived, same_noise
+from .guards import arrived, fresh_noise, same_noise
 from .marginals import GAP, no_farther
 
 TAUGHT = (*TASK, "path", "coupling", "prediction", "model", "reflow", "guidance", "metric")  # what both share
@@ -23,7 +23,7 @@ class StudentsMatch(Claim):
     name = "few-step-students-match"
     source = "Liu et al. 2022, table 1(a): distilled k-rectified flows"
     metrics = ("energy_coefficient",)
-    guards = (same_noise, arrived)
+    guards = (same_noise, fresh_noise, arrived)
     margin: float = Field(GAP, gt=0)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:

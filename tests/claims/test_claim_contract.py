@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from claim_tables import SCENES, Rows, built, spoiled
+from claim_tables import SCENES, Rows, built, on_training_noise, spoiled
 
 from fmbench.claims import CLAIMS, Cells, Claim
 from fmbench.claims.axes import holds, words
@@ -20,11 +20,11 @@ from fmbench.table import IDENTITY
 
 EVERY = [built(name) for name in CLAIMS.names()]
 each = pytest.mark.parametrize("claim", EVERY, ids=[claim.name for claim in EVERY])
-GUARDED = [pytest.param(c, g.name, id=f"{c.name}-{g.name}") for c in EVERY for g in c.guards]
+GUARDED = [pytest.param(c, g.name, id=f"{c.name}-{g.name}") for c in EVERY for g in c.checks()]
 
 
-def verdict(claim: Claim, rows: Rows) -> Verdict:
-    (found,) = verdicts(Cells(rows, {"d": {"dims": 1, "std": 1.0}}), [claim])
+def verdict(claim: Claim, rows: Rows, kept: dict[str, Any] | None = None) -> Verdict:
+    (found,) = verdicts(Cells(rows, {"d": {"dims": 1, "std": 1.0}}, kept), [claim])
     return found
 
 
@@ -102,7 +102,8 @@ def test_four_flows_are_refused_where_five_are_ranked() -> None:
 @pytest.mark.parametrize(("claim", "guard"), GUARDED)
 def test_a_failed_guard_leaves_it_untested(claim: Claim, guard: str) -> None:
     scene, left = SCENES[claim.name]
-    found = verdict(claim, spoiled(scene(True), guard, left))
+    rows = scene(True)
+    found = verdict(claim, spoiled(rows, guard, left), on_training_noise(rows, guard, left))
     assert (found.verdict, found.guard) == (NOT_TESTED, guard), found
     assert found.note
     assert found.record()["effect"] is None

@@ -236,16 +236,6 @@ def test_a_cheap_flow_that_is_no_worse_off_passes() -> None:
     assert verdicts(Cells(sheet.rows), [CLAIMS.build("ot-cfm-cheaper")])[0].verdict == SUPPORTED
 
 
-def test_equal_costs_on_other_samples_are_no_coincidence() -> None:
-    """Costs that agree within their errors, as they should, do not look like the same noise."""
-    claim = CLAIMS.build({"name": "reflow-cost-nonincreasing", "costs": ["transport_cost"]})
-    rows = rounds(True)
-    for row in rows:
-        if (row["metric"], row["reflow"]) == ("train_coupling_cost", 1):
-            row |= {"value": 4.0, "stderr": 0.05}
-    assert verdicts(Cells(rows), [claim])[0].verdict == SUPPORTED
-
-
 def test_what_was_skipped_is_not_there() -> None:
     """The balance sheet is kept on linear paths: another path's skipped row neither counts nor stops the claim."""
     rows = rounds(True)
