@@ -26,6 +26,8 @@ class Comparison(Claim):
     """
 
     name = "comparison"
+    effect = "the metric at `at` − at `than`"
+    rule = "effect ≤ margin × right side"
     source = "the suite"
     metrics = ()
     id: str = Field("comparison", pattern=r"^[a-z0-9][a-z0-9._-]*$")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from .axes import LATER
 from .base import Claim, Contrast, no_more
 from .cells import Cells
 from .guards import GEOMETRY, TRAINED
@@ -19,6 +20,9 @@ class CostNonincreasing(Claim):
     """
 
     name = "reflow-cost-nonincreasing"
+    axes = ({"path": "rectified", "reflow": LATER},)
+    effect = "a round's cost − its training coupling's, and − that of the round before"
+    rule = "effect ≤ margin × right side"
     source = "Liu et al. 2022, theorem 3.5"
     metrics = (TRAINED,)
     guards = GEOMETRY

@@ -5,16 +5,22 @@ from __future__ import annotations
 from pydantic import Field
 
 from ..contrasts import combination
+from .axes import LATER
 from .base import Claim, Contrast, no_more
 from .cells import Cells, NotTested
 from .guards import ALONE, GEOMETRY, TRAINED
 from .rounds import reflowed, trained_cost
+
+REFLOWED = ({"path": "rectified", "reflow": 0}, {"path": "rectified", "reflow": LATER})
 
 
 class Straightens(Claim):
     """Every reflow round is straighter than the flow before any reflow."""
 
     name = "reflow-straightens"
+    axes = REFLOWED
+    effect = "S of a reflow round − S before any reflow"
+    rule = "effect ≤ 0"
     source = "Liu et al. 2022, theorem 3.7 and figure 5"
     metrics = ("straightness",)
     guards = GEOMETRY
@@ -27,6 +33,9 @@ class StraightnessRate(Claim):
     """After K reflow rounds the straightest of the flows so far has S ≤ E‖X1 − X0‖² / K, X the first coupling."""
 
     name = "straightness-rate"
+    axes = REFLOWED
+    effect = "the least S of rounds 0 to K − cost of the first coupling / K"
+    rule = "effect ≤ 0"
     source = "Liu et al. 2022, theorem 3.7"
     metrics = ("straightness", TRAINED)
     guards = ALONE
@@ -51,6 +60,9 @@ class StraightInOneDimension(Claim):
     """
 
     name = "reflow-1d-straight"
+    axes = REFLOWED
+    effect = "S of a reflow round of data on the line"
+    rule = "effect ≤ margin × transport_cost"
     source = "theorem 3.7 of Liu et al. 2022, sharper on the line: lines of a monotone coupling do not cross"
     metrics = ("straightness",)
     guards = ALONE

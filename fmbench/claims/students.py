@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ..table import TASK
+from .axes import LATER
 from .base import Claim, Contrast
 from .cells import Cell, Cells, NotTested
 from .guards import arrived, fresh_noise, same_noise
@@ -21,6 +22,8 @@ class StudentsMatch(Claim):
     """
 
     name = "few-step-students-match"
+    axes = ({"distilled": 0}, {"distilled": LATER})
+    effect = "H of a student at its own steps − H of its teacher at its most calls"
     source = "Liu et al. 2022, table 1(a): distilled k-rectified flows"
     metrics = ("energy_coefficient",)
     guards = (same_noise, fresh_noise, arrived)

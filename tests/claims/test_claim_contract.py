@@ -34,7 +34,7 @@ def test_facts(claim: Claim) -> None:
     assert claim.statement
     assert claim.source
     assert claim.needs()
-    assert claim.effect
+    assert claim.effect != Claim.effect
     assert claim.rule
     assert {column for side in claim.axes for column in side} <= set(IDENTITY)
     told = yaml.safe_load(written(type(claim)))
