@@ -16,7 +16,7 @@ from .errors import UserError, unknown
 from .fields import label_of, name_of
 from .flow import predictions
 from .flow.losses import Loss
-from .flow.paths import derivative_gap
+from .flow.paths import Path, derivative_gap
 from .flow.times import TIMES
 from .identity import Spec
 from .metrics.base import Metric
@@ -304,6 +304,8 @@ def _check(flow: FlowSpec) -> None:
             f"path '{flow.path.label()}': its derivatives are not those of its α and σ: they differ from differences by "
             f"{gap:.2g}, relative to the largest. Mend d_alpha and d_sigma, or leave them out of a UserPath."
         )
+    if flow.path.affine:
+        _check_ends(flow.path)
     flow.path.check(flow.coupling)
     flow.times.check(flow.path)
     predictions.check(flow.prediction, flow.path, flow.coupling, flow.source.name, flow.reflow or flow.distilled)
@@ -334,6 +336,19 @@ def _check(flow: FlowSpec) -> None:
         raise UserError(
             f"{_round(flow)}: path '{flow.path.label()}' is curved, few Euler steps cannot follow it. Use 'rectified'."
         )
+
+
+def _check_ends(path: Path) -> None:
+    """A velocity must be finite at both ends of the span: found late, it is a solve that left the finite numbers."""
+    for end, time in (("start_time", path.start_time), ("end_time", path.end_time)):
+        s = path.schedule(torch.tensor(time, dtype=torch.float64))
+        values = {"α": s.alpha, "σ": s.sigma, "α̇": s.d_alpha, "σ̇": s.d_sigma}
+        if lost := [f"{name} = {value.item():g}" for name, value in values.items() if not value.isfinite()]:
+            within = f"{time:g} − 1e-5" if end == "end_time" else f"{time:g} + 1e-5"
+            raise UserError(
+                f"path '{path.label()}': {' and '.join(lost)} at t = {time:g}. Set its {end} within, as {within}, "
+                "where all are finite."
+            )
 
 
 def _round(flow: FlowSpec) -> str:

@@ -71,15 +71,16 @@ class Results:
 
     @classmethod
     def load(cls, directory: str | Path) -> Results:
-        """The results in a folder that `fmbench run --out` made.
+        """The results in a folder that `fmbench run --out` made: results.parquet, or results.csv where that alone was kept.
 
         Raises:
             UserError: the folder is no result, or a file in it is damaged.
         """
         directory = Path(directory)
-        path = directory / "results.parquet"
-        if not path.is_file():
-            what = "does not exist" if not directory.exists() else "is no result: it has no results.parquet"
+        tables = [directory / name for name in ("results.parquet", "results.csv")]
+        path = next((table for table in tables if table.is_file()), None)
+        if path is None:
+            what = "is no result: it has no results.parquet or .csv" if directory.exists() else "does not exist"
             raise UserError(f"{directory} {what}. Make one with `fmbench run SUITE --out {directory}`.")
         return cls(read_table(path), read_json(directory / "manifest.json") or {}, directory)
 

@@ -54,6 +54,15 @@ def root(estimate: Estimate) -> Estimate:
     return replace(estimate, value=value, stderr=estimate.stderr / (2 * value) if value > 0 else math.inf)
 
 
+def agresti_coull(successes: float, n: int) -> float:
+    """The standard error of a share, that of two successes and two failures more: not 0 where all n are of a kind.
+
+    Source: Agresti & Coull 1998.
+    """
+    share = (successes + 2) / (n + 4)
+    return math.sqrt(share * (1 - share) / (n + 4))
+
+
 def satterthwaite(parts: Iterable[tuple[float, float]]) -> float:
     """Degrees of freedom of a sum of independently estimated variances, each with its own: (Σ s²)² / Σ (s²)²/ν.
 

@@ -57,8 +57,9 @@ def test_frame_has_the_contracts_columns_and_refuses_others() -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "no results.parquet"),
+        ({}, "no results.parquet or .csv"),
         ({"results.parquet": b"not parquet"}, "cannot be read"),
+        ({"results.csv": b"a,b\n1,2\n"}, "lacks method, metric, value, status"),
         ({"results.parquet": None, "manifest.json": b"{"}, "manifest.json cannot be read"),
     ],
 )
@@ -72,6 +73,19 @@ def test_a_folder_that_is_no_result_is_the_users_mistake(tmp_path: Path, files: 
         Results.load(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         Results.load(tmp_path / "nowhere")
+
+
+def test_a_folder_that_keeps_its_table_as_text_is_the_same_result(tmp_path: Path) -> None:
+    """Whatever a column holds, and a number to its last digit; where both tables stand, parquet's is read."""
+    rows = [row(value=1 / 3, higher_is_better=False, steps=4, rtol=1e-5, freedom=2.5), row(seed=None, value=None),
+            row(solver=None, reason="a, \"b\"\nand ü", higher_is_better=True, stderr=math.inf)]  # fmt: skip
+    text, both = tmp_path / "text", tmp_path / "both"
+    for folder in (text, both):
+        folder.mkdir()
+        frame(rows).to_csv(folder / "results.csv", index=False)
+    frame(rows[:1]).to_parquet(both / "results.parquet", index=False)
+    pd.testing.assert_frame_equal(Results.load(text).table, frame(rows), check_exact=True)
+    assert len(Results.load(both).table) == 1
 
 
 def test_a_foreign_table_is_refused(tmp_path: Path) -> None:

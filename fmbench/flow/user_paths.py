@@ -17,9 +17,9 @@ class UserPath(Path):
     """Base of affine paths that are given by `alpha` and `sigma`, elementwise functions of t of any shape and dtype.
 
     Override `d_alpha` and `d_sigma` where a closed form is known or automatic differentiation is not exact. α must rise and σ
-    fall from t = 0 (noise) to t = 1 (data); where a derivative diverges at 1, set `end_time` below it. Parameters are
-    annotated fields. A cache key knows the name, the version and the fields, not the code: raise `version` with each change
-    of a formula.
+    fall from t = 0 (noise) to t = 1 (data); where a derivative diverges at 1, set `end_time` below it, where at 0,
+    `start_time` above. Parameters are annotated fields. A cache key knows the name, the version and the fields, not the
+    code: raise `version` with each change of a formula.
     """
 
     def alpha(self, t: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ degenerate, the errors given are conservative, and the floor row is the yardstic
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
 
@@ -62,7 +62,7 @@ class SlicedW2(TwoSampleMetric):
 
     def distance(self, x: Tensor, y: Tensor) -> Estimate:
         directions = self.directions(x.shape[1])
-        cost, u, v = transport_1d(x @ directions, y @ directions)
+        cost, u, v = transport_1d(x.double() @ directions, y.double() @ directions)
         return root(of_two(cost.mean().item(), u.mean(1), v.mean(1)))
 
 
@@ -73,13 +73,16 @@ class MMD(TwoSampleMetric):
     """
 
     name = "mmd"
+    version = 2  # the row did not say its kernel's bandwidth
     unit = "1"
     source = "Gretton et al. 2012, eq. 3"
     bandwidth: PositiveFloat | None = None
 
     def distance(self, x: Tensor, y: Tensor) -> Estimate:
-        h = self.bandwidth or median_distance(content(y[:BANDWIDTH_SAMPLES]))
-        return discrepancy(GaussianKernel(h), x, y)
+        first = y[:BANDWIDTH_SAMPLES]
+        h = self.bandwidth or median_distance(content(first))
+        of = "as given" if self.bandwidth else f"the median distance among the first {len(first)} real samples"
+        return replace(discrepancy(GaussianKernel(h), x, y), protocol=f"bandwidth {h:.6g}, {of}")
 
 
 class EnergyDistance(TwoSampleMetric):

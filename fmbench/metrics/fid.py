@@ -81,8 +81,15 @@ def _with_protocol(estimate: Estimate, extractor: Extractor, name: str, of: str,
         f"features {name}" + (f" (weights sha256 {weights})" if weights else ""),
         f"reference {of}, {real.summary.count} images (sha256 {real.sha256})",
         QUANTISER,
+        *([estimate.protocol] if estimate.protocol else []),
     ]
     return replace(estimate, protocol="; ".join(parts))
+
+
+def on_kept(x: Summary, real: Summary) -> str:
+    """How many of both sides' images a metric of the kept features saw."""
+    sides = ((x, "generated"), (real, "reference"))
+    return " and ".join(f"{len(side.kept)} of {side.count} {name}" for side, name in sides) + " images"
 
 
 class FeatureDistance(FeatureMetric):
@@ -153,7 +160,11 @@ class Extrapolated(FeatureDistance):
         spread = sum(
             a * b / max(n, m) for a, n in zip(weights, sizes, strict=True) for b, m in zip(weights, sizes, strict=True)
         )
-        return Estimate(value, whole.stderr * math.sqrt(x.count * spread), x.count)
+        stderr, protocol = (
+            whole.stderr * math.sqrt(x.count * spread),
+            f"subsets of {kept} of {x.count} generated images",
+        )
+        return Estimate(value, stderr, x.count, whole.freedom, protocol=protocol)
 
     def _prefix(self, x: Summary, real: Summary, size: int) -> float:
         return frechet_distance(*moments(x.kept[:size]), real.mean, real.cov)
@@ -193,4 +204,4 @@ def distance(x: Summary, real: Summary) -> Estimate:
     cross, mapped = transport(within, own, other)
     value = (shift.square().sum() + x_cov.trace() + real_cov.trace() - 2 * cross).clamp(min=0)
     spread = influence(centred, shift, mapped).std() / math.sqrt(x.count)
-    return Estimate(value.item(), spread.item(), x.count)
+    return Estimate(value.item(), spread.item(), x.count, len(centred) - 1)

@@ -12,7 +12,7 @@ from ..data.base import Data, Split
 from ..errors import Skip
 from ..statistics import Estimate
 from .base import Evidence, TwoSampleMetric, take_up_to
-from .transport import spread
+from .transport import of_two
 
 
 class FDPixels(TwoSampleMetric):
@@ -24,6 +24,7 @@ class FDPixels(TwoSampleMetric):
     """
 
     name = "fd_pixels"
+    version = 2  # the standard error had no degrees of freedom once
     unit = "1"
     source = "Heusel et al. 2017, eq. 6 (Dowson & Landau 1982), on pixels"
     against: ClassVar[Split] = "train"
@@ -48,7 +49,7 @@ class FDPixels(TwoSampleMetric):
             influence(x - mean_x, mean_x - mean_y, transport(x - mean_x, cov_x, cov_y)[1]),
             influence(y - mean_y, mean_y - mean_x, transport(y - mean_y, cov_y, cov_x)[1]),
         )
-        return Estimate(value, spread(*influences), len(x))
+        return of_two(value, *influences)
 
 
 def quantise(x: Tensor, levels: int) -> Tensor:

@@ -10,17 +10,19 @@ from pydantic import PositiveInt
 from ..errors import Skip
 from ..statistics import Estimate
 from .features.summary import Summary
-from .fid import FeatureMetric
+from .fid import FeatureMetric, on_kept
 
 
 class KID(FeatureMetric):
     """Unbiased MMD² with the kernel (xᵀy / D + 1)³, the mean over `subsets` random subsets of `size` images a side.
 
-    Drawn from the kept features (all of up to 10,000 images). It may be negative. The standard error is over disjoint
-    subsets (torch-fidelity's deviation over overlapping ones is none); infinite where there are fewer than two.
+    Drawn from the kept features, all of up to 10,000 images a side, whose number is n. It may be negative. The standard error
+    is over disjoint subsets (torch-fidelity's deviation over overlapping ones is none); infinite where there are fewer than
+    two.
     """
 
     name = "kid"
+    version = 2  # n was once that of all images
     unit = "1"
     source = "Bińkowski et al. 2018, eq. 4; torch-fidelity kid_features_to_metric"
     subsets: PositiveInt = 100
@@ -41,4 +43,5 @@ class KID(FeatureMetric):
         blocks = zip(x.kept.split(self.size), real.kept.split(self.size), strict=False)
         apart = torch.tensor([over(a, b, 1) for a, b in blocks if len(a) == len(b) == self.size], dtype=torch.float64)
         stderr = apart.std().item() / math.sqrt(len(apart)) if len(apart) > 1 else math.inf
-        return Estimate(over(x.kept, real.kept, self.subsets), stderr, x.count, max(len(apart) - 1, 1))
+        value, freedom = over(x.kept, real.kept, self.subsets), max(len(apart) - 1, 1)
+        return Estimate(value, stderr, len(x.kept), freedom, protocol=on_kept(x, real))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..data.base import Data
 from ..errors import Skip
-from ..statistics import Estimate
+from ..statistics import Estimate, agresti_coull
 from .base import Evidence, Metric
 
 
@@ -21,6 +21,7 @@ class LabelAccuracy(Metric):
     """
 
     name = "label_accuracy"
+    version = 2  # the row did not say how many training samples vote
     unit = "1"
     higher_is_better = True
     scope = "samples"
@@ -43,8 +44,8 @@ class LabelAccuracy(Metric):
         known, classes = data.take("train", count, seed), data.take_labels("train", count, seed)
         voters = KNeighborsClassifier(min(self.k, count)).fit(known.flatten(1).numpy(), classes.numpy())
         right = int((torch.as_tensor(voters.predict(x.flatten(1).cpu().numpy())) == label.cpu()).sum())
-        n, centre = len(x), (right + 2) / (len(x) + 4)
-        return Estimate(right / n, (centre * (1 - centre) / (n + 4)) ** 0.5, n)
+        protocol = f"vote of the {min(self.k, count)} nearest of {count} training samples"
+        return Estimate(right / len(x), agresti_coull(right, len(x)), len(x), protocol=protocol)
 
     def has_floor(self, data: Data) -> bool:
         return data.classes is not None and data.classes > 1

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import ClassVar
 
 from pydantic import PositiveInt
 
 from ..errors import Skip
-from ..statistics import Estimate
+from ..statistics import Estimate, agresti_coull
 from .features.summary import Summary
-from .fid import FeatureMetric
+from .fid import FeatureMetric, on_kept
 from .transport import Content, content
 
 ROWS = 1000  # distances are held for so many images at once
@@ -20,10 +19,11 @@ ROWS = 1000  # distances are held for so many images at once
 class Manifold(FeatureMetric):
     """The share of one side's images that lie in a ball around one of the other's, up to its `neighbours`-th neighbour.
 
-    On the kept features (all of up to 10,000 images a side). The standard error is that of a share (Agresti & Coull
-    1998, so that 0 and 1 have one too), the balls taken as they are.
+    On the kept features, all of up to 10,000 images a side, whose number is n. The standard error is that of a share (Agresti &
+    Coull 1998, so that 0 and 1 have one too), the balls taken as they are.
     """
 
+    version = 2  # n was once that of all images
     unit = "1"
     higher_is_better = True
     source = "Kynkäänniemi et al. 2019, eq. 1-2; torch-fidelity calculate_precision_recall_part"
@@ -35,8 +35,7 @@ class Manifold(FeatureMetric):
             raise Skip(f"{self.neighbours} neighbours need more images than {len(x.kept)} and {len(real.kept)}")
         value = _both(content(x.kept), content(real.kept), self.neighbours)[self.side]
         m = (len(x.kept), len(real.kept))[self.side]
-        share = (value * m + 2) / (m + 4)
-        return Estimate(value, math.sqrt(share * (1 - share) / m), x.count)
+        return Estimate(value, agresti_coull(value * m, m), len(x.kept), protocol=on_kept(x, real))
 
 
 class Precision(Manifold):

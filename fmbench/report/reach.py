@@ -18,11 +18,14 @@ WITHIN = 0.05
 def reach_grids(results: Results, within: float = WITHIN) -> list[Grid]:
     """For each task: fixed-step solvers down, flows across; cells read "8 (4 to 16)", calls and their 95 % interval.
 
-    Empty where the question does not apply: no fixed-step solver, or a main metric without a direction.
+    Empty where the question does not apply: no fixed-step solver with two budgets, or a main metric without a direction.
     """
     try:
         table = results.nfe_to_reach(within=within)
     except UserError:
+        return []
+    table = table[table["budgets"] + table["failed"] > 1]  # one budget is no answer to how many
+    if table.empty:
         return []
     parts = tasks(table)
     title = f"Network calls to come within {within:.0%} of the flow's own best {results.main_metric} (95 % interval)"

@@ -18,7 +18,9 @@ from fmbench.errors import UserError
 from fmbench.flow import PATHS, UserPath, path_from
 from fmbench.flow.user_paths import derivative
 from fmbench.flow.velocity import Velocity
+from fmbench.plan import Plan, make_plan
 from fmbench.solvers import SOLVERS
+from fmbench.suite import parse
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +113,24 @@ def test_a_class_of_two_formulas_may_have_parameters() -> None:
     assert torch.allclose(s.d_alpha, 3 * t**2)
     assert torch.allclose(Power(p=3).time_at(Power(p=3).half_log_snr(t)), t, atol=1e-14)
     assert Power(p=3).label() == "test-power[p=3]"
+
+
+def plan_of(tiny: Callable[..., dict[str, Any]], path: str) -> Plan:
+    return make_plan(parse(tiny(flow__path=path, flow__seed=0)))
+
+
+def test_a_derivative_that_diverges_at_an_end_is_told_while_planning(tiny: Callable[..., dict[str, Any]]) -> None:
+    def late(t: Tensor) -> Tensor:
+        return (1 - t).sqrt()
+
+    path_from("test-late", sine, late)
+    with pytest.raises(UserError, match=r"path 'test-late': σ̇ = -inf at t = 1. Set its end_time within, as 1 − 1e-5"):
+        plan_of(tiny, "test-late")
+    path_from("test-early", torch.sqrt, rest)
+    with pytest.raises(UserError, match=r"path 'test-early': α̇ = inf at t = 0. Set its start_time within"):
+        plan_of(tiny, "test-early")
+    path_from("test-in-time", sine, late, end_time=1 - 1e-5)
+    assert plan_of(tiny, "test-in-time").cells
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])

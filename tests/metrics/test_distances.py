@@ -22,8 +22,9 @@ from fmbench.metrics import distances, transport
 from fmbench.metrics.base import TwoSampleMetric
 from fmbench.metrics.distances import MMD, W2, EnergyDistance, SlicedW2, transport_1d
 from fmbench.metrics.frechet import FDPixels
+from fmbench.metrics.marginals import EnergyCoefficient, MarginalPValue
 from fmbench.randomness import generator
-from fmbench.statistics import Estimate
+from fmbench.statistics import Estimate, interval
 
 KERNEL = 1.3
 EVERY = [W2(), SlicedW2(projections=200), MMD(bandwidth=KERNEL), EnergyDistance(), FDPixels()]
@@ -189,8 +190,11 @@ def test_discrepancies_are_the_plain_double_sums() -> None:
     assert MMD(bandwidth=KERNEL).distance(x, y).value == pytest.approx(right, abs=1e-12)
     assert EnergyDistance().distance(x, y).value == pytest.approx(unbiased(torch.neg), abs=1e-9)
     median = torch.pdist(y).sort().values[7].item()
-    assert MMD().distance(x, y) == MMD(bandwidth=median).distance(x, y)
-    assert MMD().distance(5 * x, y) == MMD(bandwidth=median).distance(5 * x, y)  # the kernel is the real side's
+    for seen in (x, 5 * x):  # the kernel is the real side's
+        found, given = MMD().distance(seen, y), MMD(bandwidth=median).distance(seen, y)
+        assert (found.value, found.stderr, found.freedom) == (given.value, given.stderr, given.freedom)
+    assert found.protocol == f"bandwidth {median:.6g}, the median distance among the first 6 real samples"
+    assert given.protocol == f"bandwidth {median:.6g}, as given"
 
 
 def test_mmd_is_unbiased_and_its_twin_with_the_diagonal_is_not() -> None:
@@ -218,6 +222,41 @@ def test_standard_errors_cover(metric: TwoSampleMetric) -> None:
     assert errors.mean() == pytest.approx(values.std(), rel=4 / math.sqrt(2 * replications))
     covered = (abs(values - centre) < 1.96 * errors).mean()
     assert covered == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / replications))
+
+
+def coverage(metric: TwoSampleMetric, n: int, replications: int = 400) -> float:
+    """How often the 95 % interval of two samples of n holds the mean over replications."""
+    found = [
+        metric.distance(gaussian(n, [0.0, 0.0], 1, "x", k), gaussian(n, [1.0, 0.0], 1.5, "y", k))
+        for k in range(replications)
+    ]
+    centre = sum(e.value for e in found) / replications
+    inside = [low <= centre <= high for low, high in map(interval, found)]
+    return sum(inside) / replications
+
+
+class Normally(EnergyCoefficient):
+    """The twin that takes the standard error of a few samples as known."""
+
+    def distance(self, x: Tensor, y: Tensor) -> Estimate:
+        return dataclasses.replace(super().distance(x, y), freedom=math.inf)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("metric", [*EVERY, EnergyCoefficient()], ids=lambda metric: metric.name)
+def test_intervals_of_few_samples_cover(metric: TwoSampleMetric, n: int) -> None:
+    """To first order, so not exactly: no worse than 9 in 10, within three binomial errors of 400 replications."""
+    assert coverage(metric, n) > 0.9 - 3 * math.sqrt(0.09 / 400)
+
+
+def test_a_normal_interval_of_two_samples_does_not_cover() -> None:
+    assert coverage(Normally(), 2) < 0.8
+
+
+def test_single_precision_is_taken() -> None:
+    x, y = gaussian(40, [0.0, 0.0], 1, "x"), gaussian(40, [1.0, 0.0], 1, "y")
+    for metric in [*EVERY, EnergyCoefficient(), MarginalPValue(permutations=9)]:
+        assert metric.distance(x.float(), y.float()).value == pytest.approx(metric.distance(x, y).value, rel=1e-4)
 
 
 @pytest.mark.parametrize("metric", [MMD(), EnergyDistance()], ids=["mmd", "energy_distance"])

@@ -77,6 +77,17 @@ def test_what_is_kept_does_not_grow_with_n() -> None:
         summary(features[:1])
 
 
+def test_a_metric_of_the_kept_says_of_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmbench.metrics.features.summary.KEPT", 100)
+    x, real = summary(normal(150, 4, "x").float()), summary(normal(400, 4, "real").float())
+    for metric in (Precision(), Recall(), KID(size=50)):
+        found = metric.compare(x, real)
+        assert found.n == 100, metric
+        assert found.protocol == "100 of 150 generated and 100 of 400 reference images"
+    whole = FDInfinity(features="channel-means").compare(x, real)
+    assert (whole.n, whole.protocol) == (150, "subsets of 100 of 150 generated images")
+
+
 @pytest.mark.parametrize("n", [6, 400], ids=["fewer images than dimensions", "more"])
 def test_distance_of_summaries_is_the_frechet_distance(n: int) -> None:
     x, y = normal(n, 20, "x"), 0.3 + 1.4 * normal(500, 20, "y")

@@ -52,6 +52,7 @@ def test_the_floor_is_what_real_digits_reach() -> None:
     assert metric.has_floor(digits)
     floor = metric.floor(digits, 10_000, 0)
     assert floor.n == 500
+    assert floor.protocol == "vote of the 5 nearest of 1297 training samples"
     assert 0.95 < floor.value < 1
     assert not metric.has_floor(DATA.build("swiss-roll"))
 

@@ -9,6 +9,7 @@ import torch
 from gaussian_flow import GaussianFlow
 from torch import Tensor
 
+from fmbench.errors import Skip
 from fmbench.metrics.base import TwoSampleMetric
 from fmbench.metrics.distances import discrepancy, minus_distance
 from fmbench.metrics.marginals import EnergyCoefficient, MarginalGap, MarginalPValue, energies
@@ -121,6 +122,30 @@ def test_p_is_never_zero_nor_is_its_error() -> None:
     """The twin without the sample itself among the permutations is 0 here, and with probability 1/B too often."""
     found = MarginalPValue(permutations=99).distance(normal(50, "x"), normal(50, "y", shift=20.0))
     assert found.value == 0.01
-    assert found.stderr == pytest.approx(math.sqrt(0.01 * 0.99 / 100))
+    assert found.stderr == pytest.approx(math.sqrt(3 / 104 * 101 / 104 / 104))
     same = normal(50, "x")
     assert MarginalPValue(permutations=99).distance(same, same.flip(0)).value > 0.9
+    two = MarginalPValue(permutations=99).distance(normal(2, "x"), normal(2, "x"))
+    assert two.value == 1
+    assert two.stderr > 0
+
+
+def test_few_samples_reach_no_small_p() -> None:
+    """Two and two points are cut in three ways, however far apart: one cut in three is as extreme, ties counted."""
+    runs = 40
+    found = [MarginalPValue().distance(normal(2, "x", k), normal(2, "y", k, shift=50.0)).value for k in range(runs)]
+    assert found == pytest.approx([1 / 3] * runs, abs=4 * math.sqrt(2 / 9 / 1000))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "reason"),
+    [
+        (normal(1, "x"), normal(50, "y"), "two samples a side, here are 1 and 50"),
+        (normal(50, "x"), normal(1, "y"), "two samples a side, here are 50 and 1"),
+        (torch.full((50, 1), math.nan).double(), normal(50, "y"), "not finite"),
+        (normal(50, "x"), torch.full((50, 1), math.inf).double(), "not finite"),
+    ],
+)
+def test_no_p_without_two_finite_samples_a_side(x: Tensor, y: Tensor, reason: str) -> None:
+    with pytest.raises(Skip, match=reason):
+        MarginalPValue(permutations=9).distance(x, y)

@@ -36,6 +36,20 @@ def test_every_report_shows_the_calls_to_reach_the_best(folder: Path) -> None:
         assert "Network calls to come within 5" in render([run], kind)
 
 
+def budget(solver: str, nfe: int, method: str = "RF", status: str = "ok") -> dict[str, object]:
+    return {"method": method, "solver": solver, "nfe": nfe, "metric": "w2", "value": 1 / nfe, "stderr": 0.01, "n": 100,
+            "higher_is_better": False, "status": status}  # fmt: skip
+
+
+def test_a_solver_with_one_budget_is_not_asked_how_many_calls_it_needs() -> None:
+    many = [budget("heun", nfe) for nfe in (2, 4)]
+    (grid,) = reach_grids(Results(frame([budget("euler", 100), *many, budget("euler", 100, "OT-CFM")])))
+    assert (grid.columns, [index for index, _ in grid.rows]) == (("RF",), [("heun",)])
+    assert reach_grids(Results(frame([budget("euler", 100), budget("heun", 4)]))) == []
+    (failed,) = reach_grids(Results(frame([budget("euler", 2, status="failed"), budget("euler", 4)])))
+    assert failed.rows[0][1][0].text.endswith("†"), "a budget that failed was one all the same"
+
+
 def test_a_result_without_fixed_budgets_has_no_such_table() -> None:
     row = {"method": "RF", "solver": "reference", "metric": "straightness", "value": 1.0, "status": "ok"}
     assert reach_grids(Results(frame([row]))) == []
