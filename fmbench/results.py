@@ -6,7 +6,7 @@ import json
 import math
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ import pandas as pd
 from .errors import UserError, unknown
 from .reach import least_calls
 from .statistics import Estimate, combine, interval
+from .statistics import paired as bootstrapped
 from .table import (
     COLUMNS,
     DESCRIPTION,
@@ -272,6 +273,40 @@ class Results:
         grid = grid[summary.set_index(names[1]).index.unique()]  # the table's order, not the alphabet's
         grid.attrs = {"metric": metric, "unit": str(summary["unit"].iloc[0]) if len(summary) else "", "solver": solver}
         return grid
+
+    def paired(self, metric: str, a: Mapping[str, Any], b: Mapping[str, Any], *, seed: int = 0) -> Estimate:
+        """b less a, sample by sample and seed by seed: the noise that two flows share cancels, as it cannot in `pivot`.
+
+        Args:
+            metric: a mean over the samples of the reference solve, such as straightness.
+            a, b: conditions as in `select`, which leave one flow each: {"path": "rectified"}, {"path": "vp-cosine"}.
+            seed: of the bootstrap over seeds and samples (`statistics.bootstrap`).
+
+        Raises:
+            UserError: a side is no single flow, its seeds are not the other's, or no values sample by sample are kept.
+        """
+        from .paired import FILE, read  # builds on plans, which results know nothing of
+
+        kept, sides = read(self.directory), []
+        for where in (a, b):
+            table = self.select(**where).select(metric=metric, solver=REFERENCE).table
+            rows = records(table[of_flows(table)])
+            if len({cell_key(row) for row in rows}) != 1 or len({row["seed"] for row in rows}) != len(rows):
+                raise UserError(
+                    f"{dict(where)} leaves {len(rows)} rows of '{metric}': name one flow, and one sample_seed"
+                )
+            if any(row["key"] not in kept for row in rows):
+                raise UserError(
+                    f"'{metric}' has no values sample by sample in {self.name}/{FILE}: a run whose suite names claims keeps "
+                    "them, of metrics that are means over the samples of the reference solve"
+                )
+            sides.append({(row["seed"], row["sample_seed"]): kept[row["key"]] for row in rows})
+        first, second = sides
+        if set(first) != set(second) or len({len(values) for side in sides for values in side.values()}) != 1:
+            raise UserError("pairs need the same seeds and as many samples on both sides")
+        values = [np.stack([side[name] for name in first]) for side in sides]
+        one, other = (v[0] if len(v) == 1 else v for v in values)  # of one trained flow the error is over samples alone
+        return bootstrapped(one, other, seed=seed)
 
 
 def interval_text(mean: float, low: float, high: float, failures: str | None = None) -> str:

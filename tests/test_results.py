@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmbench.errors import UserError
+from fmbench.report.compare import compare
 from fmbench.results import COLUMNS, Results, frame, interval_text
+from fmbench.statistics import interval
 from fmbench.table import read_table
 
 
@@ -214,3 +216,49 @@ def test_interval_text_is_near_what_it_says(mean: float, share: float) -> None:
     scale = 10.0 ** int(power or 0)
     assert float(width) * scale == pytest.approx(half, rel=0.35)
     assert abs(float(value) * scale - mean) <= 0.51 * half
+
+
+def kept_by_sample(directory: Path, shift: float, seeds: int = 3) -> Results:
+    """Two paths' straightness of three seeds on the same 400 samples, 1 + `shift` apart, whose own spread is 50 times that."""
+    rng, arrays, rows = np.random.default_rng(0), {}, []
+    noise = 5 * rng.standard_normal(400)
+    for path, by in (("rectified", 0.0), ("vp-cosine", 0.1 + shift)):
+        for seed in range(seeds):
+            key = f"{path}-{seed}"
+            arrays[key] = (noise + by + 0.01 * rng.standard_normal() + 0.05 * rng.standard_normal(400)).astype(
+                "float32"
+            )
+            rows.append(row("straightness", float(arrays[key].mean()), float(arrays[key].std() / 20), path=path, seed=seed,
+                            key=key, solver="reference", n=400, sample_seed=0, steps=None, nfe=None))  # fmt: skip
+    directory.mkdir(exist_ok=True)
+    np.savez(directory / "paired.npz", **arrays)
+    return Results(frame(rows), directory=directory)
+
+
+def test_a_paired_difference_knows_what_the_flows_share(tmp_path: Path) -> None:
+    kept = kept_by_sample(tmp_path / "a", 0.0)
+    sides = {"path": "rectified"}, {"path": "vp-cosine"}
+    found = kept.paired("straightness", *sides)
+    low, high = interval(found, 0.99)
+    assert low < 0.1 < high
+    assert found.stderr < 0.03 < 5 / 20, "the spread of samples that both share is no error of the difference"
+    back = kept.paired("straightness", *reversed(sides))
+    assert (back.value, back.n) == (-found.value, 400)
+    one = kept.select(seed=[0]).paired("straightness", *sides)
+    assert 0 < one.stderr < 0.01, "one trained flow: over samples alone"
+    with pytest.raises(UserError, match="name one flow"):
+        kept.paired("straightness", {}, sides[1])
+    fewer = kept.table[(kept.table["path"] == "rectified") | (kept.table["seed"] != 0)]
+    with pytest.raises(UserError, match="the same seeds"):
+        Results(fewer, directory=kept.directory).paired("straightness", *sides)
+    with pytest.raises(UserError, match=r"no values sample by sample in .*paired\.npz"):
+        Results(kept.table).paired("straightness", *sides)
+
+
+def test_two_results_are_compared_sample_by_sample_where_they_kept_them(tmp_path: Path) -> None:
+    a, b = kept_by_sample(tmp_path / "a", 0.0), kept_by_sample(tmp_path / "b", 0.1)
+    line = compare(a, b).set_index("flow").iloc[1]
+    assert line["low"] < 0.1 < line["high"]
+    assert line["high"] - line["low"] < 0.1
+    apart = compare(Results(a.table), Results(b.table)).set_index("flow").iloc[1]
+    assert apart["high"] - apart["low"] > 0.9, "two samples of spread 5, taken as independent"

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from .. import paired
 from ..contrasts import combination, mean_value
 from ..errors import UserError
 from ..results import Results
@@ -78,12 +79,14 @@ def regressed(table: pd.DataFrame) -> bool:
 
 
 def _cells(*sides: Results) -> list[dict[tuple[Any, ...], list[Row]]]:
-    """Each side's rows by cell; labels are made over both, so that they mean the same."""
+    """Each side's rows by cell, with values sample by sample where they are kept; labels mean the same on both sides."""
     tables = [side.table.assign(side=place) for place, side in enumerate(sides)]
     both = pd.concat(tables, ignore_index=True)
     both = both.assign(flow=flow_labels(both), sampler=sampler_labels(both))
     cells: list[dict[tuple[Any, ...], list[Row]]] = [{} for _ in sides]
+    kept = [paired.read(side.directory) for side in sides]
     for row in records(both[of_flows(both)]):
+        row["per_sample"] = kept[row["side"]].get(row["key"])
         cells[row["side"]].setdefault(cell_key({**row, "suite": None}), []).append(row)
     return cells
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from fmbench.errors import UserError
 from fmbench.report import FORMATS, render
+from fmbench.report.charts import metric_chart
 from fmbench.report.tables import failures, flow_grid, grids, headline_grid, sampled_grid, terminal_pivot, truth_grid
 from fmbench.results import Results, frame
 
@@ -81,6 +83,29 @@ def test_exact_values_stand_beside_what_was_measured() -> None:
         ("transport_cost", "RF"): ["2", "2.20 ± 0.20", "+2.0"],
         ("w2", "RF"): ["floor 0.10 ± 0.08", "0.20 ± 0.06", "+2.0"],
     }
+
+
+def test_a_solver_s_exact_error_stands_at_the_middle_budget_and_is_no_flow() -> None:
+    """Three budgets whose exact value is known, of each of two paths that share the name TRUTH."""
+    flow = {"data": "g", "source": "normal", "method": "RF", "coupling": "independent", "prediction": "velocity",
+            "times": "uniform", "reflow": 0, "unit": "1", "higher_is_better": False, "status": "ok", "n": 10,
+            "metric": "solver_error", "solver": "euler", "grid": "uniform"}  # fmt: skip
+    rows = []
+    for method, path, by in (("RF", "rectified", 1.0), ("VP", "vp", 2.0)):
+        for steps in (1, 4, 16):
+            at = flow | {"method": method, "path": path, "steps": steps, "nfe": float(steps)}
+            rows += [at | {"model": "oracle", "seed": 0, "value": 1.1 * by / steps, "stderr": 0.05 * by / steps},
+                     at | {"model": "truth", "value": by / steps, "stderr": 0.0}]  # fmt: skip
+    results = Results(frame(rows))
+    lines = {index: [cell and cell.text for cell in cells] for index, cells in truth_grid(results.summary()).rows}
+    assert lines == {
+        ("solver_error", "RF, euler 4"): ["0.25", "0.28 ± 0.02", "+2.0"],
+        ("solver_error", "VP, euler 4"): ["0.5", "0.55 ± 0.05", "+2.0"],
+    }
+    assert sampled_grid(results.summary(), "solver_error").columns == ("RF", "VP")
+    assert headline_grid(results.summary(), "solver_error").columns == ("RF", "VP")
+    chart = json.dumps(metric_chart(results.summary(), "solver_error"), default=str)
+    assert '"truth"' not in chart
 
 
 def test_an_exact_value_is_no_flow() -> None:
