@@ -159,7 +159,7 @@ def test_what_an_interrupted_run_has_measured_is_a_result(
     assert sum(manifest["statuses"].values()) == len(table) < manifest["planned"]
     assert fmbench("report", "out").code == 0
     assert (
-        f"{len(table)} of {manifest['planned']}: the run did not finish"
+        f"{len(table)} of {manifest['planned']} values: the run did not finish"
         in (tmp_path / "out" / "report.html").read_text()
     )
 
