@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from claim_tables import INDEPENDENT, OT, Sheet, rounds, two
 
+from fmbench import paired
 from fmbench.claims import CLAIMS, Cells
 from fmbench.claims.judge import INCONCLUSIVE, NOT_TESTED, SUPPORTED, verdicts
 from fmbench.table import SPREAD
@@ -94,3 +99,15 @@ def test_ends_that_are_narrow_prove_nothing(left: float, right: float, guard: st
     }  # fmt: skip
     (found,) = verdicts(Cells(rows, {"d": {"dims": 1, "std": 1.0}}, kept), [CLAIMS.build("ot-cfm-cheaper")])
     assert (found.verdict, found.guard) == (NOT_TESTED if guard else SUPPORTED, guard)
+
+
+@pytest.mark.parametrize(("shared", "reused"), [(0, False), (3, False), (26, True), (256, True)])
+def test_noise_is_reused_where_more_of_it_agrees_than_by_chance(shared: int, reused: bool) -> None:
+    """Single-precision numbers of one dimension coincide now and then; a tenth of the pairs is about 26 of those looked at."""
+    rng = torch.Generator().manual_seed(0)
+    z0, first = torch.randn(2000, 1, generator=rng), torch.randn(256, 1, generator=rng)
+    first[:shared] = z0[:shared]
+    path, store = SimpleNamespace(start=lambda x: x), SimpleNamespace(first=lambda key, name, n: first)
+    before = SimpleNamespace(pairs=None, path=path)
+    flow: Any = SimpleNamespace(pairs=SimpleNamespace(key="pairs", flow=before), path=path)
+    assert paired._reuses(flow, z0, store) == reused  # type: ignore[arg-type]
