@@ -140,7 +140,7 @@ class Cells:
 
     def _of_flow(self, cell: Cell, metric: str) -> list[Cell]:
         same = (c for c in self.measured if metric in (c["metric"], c.metric))
-        return [found for found in same if all(found[name] == cell[name] for name in (*TASK, *FLOW))]
+        return [found for found in same if all(_agree(found, cell, name) for name in (*TASK, *FLOW))]
 
     def spread_of(self, cell: Cell) -> Cell | None:
         """E‖Z1 − E Z1‖² of the flow's ends, with its values sample by sample; None where a seed's are not kept."""
@@ -198,6 +198,11 @@ def _matches(cell: Cell, where: Mapping[str, Any]) -> bool:
         if not names & set(wanted if isinstance(wanted, (list, tuple, set)) else [wanted]):
             return False
     return True
+
+
+def _agree(a: Cell, b: Cell, column: str) -> bool:
+    """Whether two cells may be of one flow by this column: a training coupling knows no guidance."""
+    return a[column] == b[column] or (column == "guidance" and None in (a[column], b[column]))
 
 
 def _whole(cell: Cell) -> Cell:

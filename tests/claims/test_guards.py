@@ -111,3 +111,12 @@ def test_noise_is_reused_where_more_of_it_agrees_than_by_chance(shared: int, reu
     before = SimpleNamespace(pairs=None, path=path)
     flow: Any = SimpleNamespace(pairs=SimpleNamespace(key="pairs", flow=before), path=path)
     assert paired._reuses(flow, z0, store) == reused  # type: ignore[arg-type]
+
+
+def test_a_conditional_flow_finds_its_training_coupling() -> None:
+    """The flow's rows say how it was guided; its training coupling knows no guidance."""
+    rows = [{**row, "guidance": None if row["metric"].startswith("train_") else 1.0} for row in rounds(True)]
+    claims = [CLAIMS.build("balance-sheet"), CLAIMS.build("reflow-cost-nonincreasing")]
+    found, plain = verdicts(Cells(rows), claims), verdicts(Cells(rounds(True)), claims)
+    assert [(v.verdict, v.effect) for v in found] == [(v.verdict, v.effect) for v in plain]
+    assert found[0].verdict == SUPPORTED
