@@ -85,8 +85,11 @@ def seeds_at_once(spec: FlowSpec) -> int:
     every tensor `(S, B, …)` must fill whole registers. Other batch sizes are trained seed by seed, and so is bfloat16: on
     processors that multiply it natively, a product's order of summation depends on how many stand beside it.
     """
-    alone = spec.train.batch % ALIGNMENT or spec.train.precision == "bfloat16"
-    return 1 if alone else max(1, spec.model.stack())
+    return 1 if _alone(spec.train) else max(1, spec.model.stack())
+
+
+def _alone(settings: TrainSettings) -> bool:
+    return settings.batch % ALIGNMENT != 0 or settings.precision == "bfloat16"
 
 
 def train(
@@ -116,7 +119,7 @@ def train(
     """
     first, settings = specs[0], specs[0].train
     stack, batch, steps = len(specs), settings.batch, settings.steps
-    if stack > 1 and seeds_at_once(first) == 1:
+    if stack > 1 and _alone(settings):
         raise ValueError(f"flows with train.batch = {batch} in {settings.precision} are trained one by one")
     network = untrained(first, [s.seed for s in specs])
     if initial is not None:
