@@ -1,6 +1,6 @@
 """What only a GPU shows: the same numbers as on a processor, compiled code and graphs, memory that ends, whole runs.
 
-Skipped where there is none. `python -m pytest tests/test_gpu.py -m ''` runs all of it.
+Skipped where there is none. `python -m pytest -m slow tests/test_gpu.py` runs all of it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ from fmbench.stages.minibatches import minibatches
 from fmbench.stages.sample import ReferenceSpec, SampleSpec, reference, sample
 from fmbench.stages.train import Trained, train
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
+pytestmark = [
+    pytest.mark.slow,  # compilation takes minutes
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use"),
+]
 
 GPU = "cuda"
 UNET = {"name": "unet", "channels": 32, "multipliers": [1, 2], "attention": [4], "groups": 8, "dropout": 0.1}
