@@ -272,7 +272,7 @@ def published_(
         typer.echo(table.to_csv(index=False), nl=False)
         return
     from .report.published import published_grid
-    from .report.tables import grid_markdown
+    from .report.text import grid_markdown
 
     grid = published_grid(table)
     if format == "md":

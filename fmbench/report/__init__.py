@@ -28,6 +28,6 @@ def render(results: Sequence[Results], format: str = "html") -> str:
         from .page import render_page  # Altair takes a second to import: only the page waits for it
 
         return render_page(results)
-    from . import tables
+    from . import text
 
-    return {"md": tables.markdown, "latex": tables.latex, "csv": tables.comma_separated}[format](results)
+    return {"md": text.markdown, "latex": text.latex, "csv": text.comma_separated}[format](results)

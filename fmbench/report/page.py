@@ -23,6 +23,7 @@ from . import charts, pictures, tables
 from .compare import compare, summary
 from .published import beside_grid
 from .reach import reach_grids
+from .text import NOTE
 from .verdicts import number, recorded
 
 VERDICTS = ("supported", "refuted", "inconclusive", "not tested")
@@ -81,7 +82,7 @@ def render_page(results: Sequence[Results]) -> str:
         sections=sections,
         titles=titles,
         together=together,
-        note=tables.NOTE,
+        note=NOTE,
         vega=Markup(_vega()),
     )
 
