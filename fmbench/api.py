@@ -153,9 +153,8 @@ def run(
                 unfinished()
                 last = time.monotonic()
 
-        with ThreadPoolExecutor(
-            1
-        ) as beside:  # the report's libraries take seconds to load, while this process only waits
+        # The report's libraries take seconds to load, while this process only waits.
+        with ThreadPoolExecutor(1) as beside:
             page = beside.submit(_prepared_page) if work.jobs else None
             try:
                 outcomes = execute(
@@ -168,8 +167,7 @@ def run(
                     on_outcomes=snapshot,
                 )
             except KeyboardInterrupt:
-                if known:
-                    unfinished()
+                unfinished()
                 raise
         if page is not None:
             page.result()

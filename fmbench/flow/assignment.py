@@ -150,9 +150,9 @@ def _lapjv(costs: np.ndarray) -> np.ndarray:
 
     Row reduction is enough where the rows' cheapest columns are many different ones (high dimension). Where they are few
     (the plane, random walks), the transposed problem is solved, whose duals are first guessed: the mean, over a few small
-    blocks solved exactly, of each block's duals carried to all. With and without the guess, ms: 1.3 / 0.6 (n = 256, d = 64,
-    normal), 3.0 / 5.3 (256, the plane), 84 / 320 (1024, the plane), 50 / 250 (1024, random walks), 18 / 10 (1024, smooth
-    images); `_CROWDED` lies between.
+    blocks solved exactly, of each block's duals carried to all. With and without the guess, medians in ms of the solve on one
+    thread: 1.3 / 0.6 (n = 256, d = 64, normal), 3.0 / 5.3 (256, the plane), 81 / 316 (1024, the plane), 50 / 244 (1024, random
+    walks), 15 / 9 (1024, smooth images); `_CROWDED` lies between.
     """
     import lap
 

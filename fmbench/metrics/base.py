@@ -59,9 +59,7 @@ class Exact:
     source: Data
     data: Data
     coupling: Coupling
-    solve: Callable[[Field, Tensor], Tensor] | None = (
-        None  # v and z0 to z1, as a cell's solver does; None: the flow itself
-    )
+    solve: Callable[[Field, Tensor], Tensor] | None = None  # v, z0 to z1 as a cell's solver does; None: the flow itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +91,7 @@ class Evidence(Pairing):
     oracle: Field | None = None  # the exact marginal velocity, where it is known
     source_log_density: Callable[[Tensor], Tensor] | None = None  # of the state at t = 0
     conditional: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None  # v(t, x, label) of a conditional flow
-    labelled: Callable[[int], Labelled] | None = (
-        None  # of a conditional flow: as `coupled`, with the labels trained with
-    )
+    labelled: Callable[[int], Labelled] | None = None  # of a conditional flow: as `coupled`, with its labels
     end_time: float = 1.0  # the flow is integrated over [0, end_time]
     reference_steps: int = 100  # fixed RK4 steps that make the reference solve accurate
     reference_grid: Callable[[int], Tensor] | None = None  # steps to times `(steps + 1,)`; equal steps when None

@@ -160,10 +160,8 @@ class Extrapolated(FeatureDistance):
         spread = sum(
             a * b / max(n, m) for a, n in zip(weights, sizes, strict=True) for b, m in zip(weights, sizes, strict=True)
         )
-        stderr, protocol = (
-            whole.stderr * math.sqrt(x.count * spread),
-            f"subsets of {kept} of {x.count} generated images",
-        )
+        stderr = whole.stderr * math.sqrt(x.count * spread)
+        protocol = f"subsets of {kept} of {x.count} generated images"
         return Estimate(value, stderr, x.count, whole.freedom, protocol=protocol)
 
     def _prefix(self, x: Summary, real: Summary, size: int) -> float:

@@ -279,7 +279,8 @@ def _solve(field: Field, path: Path, x: Tensor, steps: int) -> _Solved:
     the mean of the two inner stages. Two quadratures, so that path_energy = transport_cost + straightness is a check
     and not a tautology.
     """
-    times, lengths = reference_times(path, steps).to(x.device), reference_times(path, steps).diff().tolist()
+    grid = reference_times(path, steps)
+    times, lengths = grid.to(x.device), grid.diff().tolist()  # as numbers: a device is not waited for at each step
     z0, states = x, [x[:DRAWN]]
     energy = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     length, simpson_energy = torch.zeros_like(energy), torch.zeros_like(energy)
@@ -303,7 +304,7 @@ def _solve(field: Field, path: Path, x: Tensor, steps: int) -> _Solved:
         k1 = after
         states.append(x[:DRAWN])
     chord = (x.double() - z0.double()).flatten(1)
-    span = sum(lengths)
+    span = (grid[-1] - grid[0]).item()
     straightness = span * chord.square().sum(1) - 2 * (chord * simpson_v).sum(1) + simpson_energy
     return _Solved(x, start_velocity, energy, straightness, length, torch.stack(states))
 
