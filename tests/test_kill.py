@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,16 @@ def test_a_killed_run_goes_on_to_the_same_table(
     same_values(read_table(tmp_path / "out" / "results.parquet"), expected)
     assert not list(cache.rglob("*.checkpoint"))  # of finished trainings none is kept
     assert not (tmp_path / "out" / ".lock").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker hears of it only once it has started")
+def test_workers_that_are_still_starting_die_with_the_run(start: Start, tiny_file: TinyFile, cache: Path) -> None:
+    """While it imports torch, for seconds on a busy machine, a worker hears nothing that its parent could say."""
+    with start("run", tiny_file(**LONG), "--out", "out", "--workers", 2, "--quiet", stderr=subprocess.DEVNULL) as run:
+        assert eventually(lambda: len(alive(cache)) == 3, 60)
+        run.kill()
+        run.wait()
+        assert eventually(lambda: not alive(cache), 1.0)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -2,7 +2,7 @@
 
 A worker process runs `main` of this module. It reads jobs from its standard input and writes messages to what was
 its standard output; nothing of the user's main module is imported, so `fmbench.run` needs no main guard. When the
-parent dies, however it dies, the worker's input ends and it exits at once.
+parent dies, however it dies, the worker is ended too: by `lifeline`, or because its input ends.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from ..errors import UserError
 from ..store import Store
 from .jobs import Bench, Job
 
+START = (
+    "from fmbench.lifeline import hold_on_to; hold_on_to({parent}); from fmbench.execute.workers import main; main()"
+)
 GRACE = 10.0  # seconds that an interrupted thread may stay inside a library
 OWN_COMPONENTS = "Components of your own belong in a file given with --plugin (plugins=…), or use one worker."
 
@@ -97,7 +100,7 @@ class ProcessWorker(Worker):
         root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from fmbench.execute.workers import main; main()"],
+            [sys.executable, "-c", START.format(parent=os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **threads, "PYTHONPATH": path},
