@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -44,6 +46,20 @@ def test_mlp_is_the_textbooks(activation: str, frequencies: int) -> None:
     for i, (w, b) in enumerate(layers):
         h = (ACTIVATIONS[activation](h) if i else h) @ w[0] + b[0]
     assert torch.allclose(network(t, x), h.reshape(x.shape), atol=1e-6)
+
+
+def test_selu_is_torchs_own() -> None:
+    """Value and both derivatives, from where the exponential vanishes to where it does not matter, at 0 from below."""
+    x = torch.cat([torch.linspace(-40, 40, 4001, dtype=torch.float64), torch.tensor([-1e3, -1e-9, 0.0, 1e-9, 1e3])])
+    x.requires_grad_()
+    for ours, theirs in zip(_jet(ACTIVATIONS["selu"], x), _jet(torch.selu, x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-15)
+
+
+def _jet(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, ...]:
+    y = f(x)
+    (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    return y, slope, *torch.autograd.grad(slope.sum(), x)
 
 
 def test_mlp_starts_small_and_even() -> None:
