@@ -20,15 +20,25 @@ class MixtureLaw:
 
     @classmethod
     def of_covariances(cls, means: Tensor, covariances: Tensor, weights: Tensor) -> MixtureLaw:
-        """From full matrices `(K, D, D)`, symmetric positive definite."""
+        """From full matrices `(K, D, D)`, symmetric positive semidefinite."""
         variances, axes = torch.linalg.eigh(covariances.double())
-        return cls(means.double(), variances.sqrt(), weights.double(), axes)
+        return cls(means.double(), variances.clamp(min=0).sqrt(), weights.double(), axes)
 
     def covariances(self) -> Tensor:
         """Σ_k `(K, D, D)`."""
         if self.axes is None:
             return torch.diag_embed(self.stds**2)
         return self.axes * self.stds[:, None] ** 2 @ self.axes.mT
+
+    def minus(self, other: MixtureLaw) -> MixtureLaw:
+        """The law of x − y for independent x of this law and y of the other: one component for each pair of theirs."""
+        means = (self.means[:, None] - other.means).flatten(0, 1)
+        covariances = (self.covariances()[:, None] + other.covariances()).flatten(0, 1)
+        return MixtureLaw.of_covariances(means, covariances, torch.outer(self.weights, other.weights).flatten())
+
+    def components(self) -> tuple[Tensor, Tensor]:
+        """Each component's mean and standard deviations `(K, D)` along its own axes."""
+        return (self.means if self.axes is None else (self.means[:, None] @ self.axes)[:, 0]), self.stds
 
     def mean(self) -> Tensor:
         """Of the whole law, `(D,)`."""

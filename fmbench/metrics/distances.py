@@ -6,19 +6,20 @@ degenerate, the errors given are conservative, and the floor row is the yardstic
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ..errors import Skip
+from ..flow.gaussian import mean_norm
 from ..randomness import generator
 from ..statistics import Estimate, root
-from .base import TwoSampleMetric
+from . import ends
+from .base import Exact, TwoSampleMetric
 from .transport import Content, content, exact_transport, of_two, squared_distances
 
 CHUNK = 1 << 20  # pairs held at once: 8 MiB, inside the caches
@@ -84,6 +85,12 @@ class MMD(TwoSampleMetric):
         of = "as given" if self.bandwidth else f"the median distance among the first {len(first)} real samples"
         return replace(discrepancy(GaussianKernel(h), x, y), protocol=f"bandwidth {h:.6g}, {of}")
 
+    def true_value(self, flow: Exact) -> float | None:
+        return None if self.bandwidth is None else ends.discrepancy(GaussianKernel(self.bandwidth), flow)
+
+    def has_true_value(self, flow: Exact) -> bool:
+        return self.bandwidth is not None and ends.are_known(flow)
+
 
 class EnergyDistance(TwoSampleMetric):
     """2 E‖x − y‖ − E‖x − x'‖ − E‖y − y'‖, unbiased (it may be negative), no square root."""
@@ -95,8 +102,23 @@ class EnergyDistance(TwoSampleMetric):
     def distance(self, x: Tensor, y: Tensor) -> Estimate:
         return discrepancy(minus_distance, x, y)
 
+    def true_value(self, flow: Exact) -> float | None:
+        return ends.discrepancy(minus_distance, flow)
 
-Kernel = Callable[[Tensor], Tensor]  # of squared distances, in place; hashable
+    def has_true_value(self, flow: Exact) -> bool:
+        return ends.are_known(flow)
+
+
+class Kernel(Protocol):
+    """k(‖x − y‖)."""
+
+    def __hash__(self) -> int: ...
+
+    def __call__(self, squared: Tensor) -> Tensor:
+        """Of squared distances, which it may overwrite."""
+
+    def expected(self, mean: Tensor, std: Tensor) -> Tensor:
+        """E k of x − y ~ N(mean, diag(std²)), over the last axis."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +130,23 @@ class GaussianKernel:
     def __call__(self, squared: Tensor) -> Tensor:
         return squared.mul_(-0.5 / self.bandwidth**2).exp_()
 
+    def expected(self, mean: Tensor, std: Tensor) -> Tensor:
+        widened = self.bandwidth**2 + std**2
+        return (self.bandwidth / widened.sqrt() * (-0.5 * mean**2 / widened).exp()).prod(-1)
 
-def minus_distance(squared: Tensor) -> Tensor:
+
+@dataclass(frozen=True)
+class MinusDistance:
     """The energy distance's kernel: with k = −‖x − y‖, MMD² IS the energy distance (Sejdinovic et al. 2013)."""
-    return squared.sqrt_().neg_()
+
+    def __call__(self, squared: Tensor) -> Tensor:
+        return squared.sqrt_().neg_()
+
+    def expected(self, mean: Tensor, std: Tensor) -> Tensor:
+        return -mean_norm(mean, std)
+
+
+minus_distance = MinusDistance()
 
 
 def discrepancy(kernel: Kernel, x: Tensor, y: Tensor) -> Estimate:

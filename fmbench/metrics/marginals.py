@@ -12,7 +12,8 @@ from torch import Tensor
 from ..errors import Skip
 from ..randomness import generator
 from ..statistics import Estimate, agresti_coull
-from .base import TwoSampleMetric
+from . import ends
+from .base import Exact, TwoSampleMetric
 from .distances import kernel_means, minus_distance
 from .transport import of_two, squared_distances
 
@@ -40,6 +41,15 @@ class EnergyCoefficient(TwoSampleMetric):
             return Estimate(0.0, math.inf, len(x))
         alike = (within_x.mean().item() + within_y.mean().item()) / (2 * across)  # 1 − H
         return of_two(1 - alike, (alike * to_y - within_x) / across, (alike * to_x - within_y) / across)
+
+    def true_value(self, flow: Exact) -> float | None:
+        if (means := ends.kernel_means(minus_distance, flow)) is None:
+            return None
+        within_x, within_y, across = means
+        return 1 - (within_x + within_y) / (2 * across)
+
+    def has_true_value(self, flow: Exact) -> bool:
+        return ends.are_known(flow)
 
 
 class MarginalGap(EnergyCoefficient):

@@ -51,7 +51,7 @@ def solver_error(flow: Exact) -> float | None:
     if flow.solve is None or (known_flow := solved(flow)) is None or (law := known(flow)) is None:
         return None
     z0, z1, weights = known_flow.cubature()
-    gap = flow.solve(MixtureVelocity(flow.path, law.means, law.stds, law.weights, law.axes), z0) - z1
+    gap = flow.solve(velocity(flow.path, law), z0) - z1
     return math.sqrt((weights @ gap.square().mean(1)).item())
 
 
@@ -82,8 +82,7 @@ def train_coupling_cost_l2(flow: Exact) -> float | None:
     """E‖x1 − x0‖ of independent ends."""
     if (law := _difference(flow)) is None:
         return None
-    means = law.means if law.axes is None else (law.means[:, None] @ law.axes)[:, 0]
-    return (law.weights @ mean_norm(means, law.stds)).item()
+    return (law.weights @ mean_norm(*law.components())).item()
 
 
 def _difference(flow: Exact) -> MixtureLaw | None:
@@ -91,9 +90,7 @@ def _difference(flow: Exact) -> MixtureLaw | None:
     x0, x1 = flow.source.mixture(), flow.data.mixture()
     if flow.coupling.name != "independent" or x0 is None or x1 is None:
         return None
-    means = (x1.means[:, None] - x0.means).flatten(0, 1)
-    covariances = (x1.covariances()[:, None] + x0.covariances()).flatten(0, 1)
-    return MixtureLaw.of_covariances(means, covariances, torch.outer(x1.weights, x0.weights).flatten())
+    return x1.minus(x0)
 
 
 def nll(flow: Exact) -> float | None:
@@ -161,7 +158,7 @@ def _energies(path: Path, data: Data) -> tuple[float, float] | None:
     """∫ E‖u_t‖² dt and ∫ E‖v(t, x_t)‖² dt: their difference is the minimal loss, for v(t, x) = E[u_t | x_t = x]."""
     law = data.mixture()
     assert law is not None
-    velocity = MixtureVelocity(path, law.means, law.stds, law.weights, law.axes)
+    field = velocity(path, law)
     square = law.total_variance() + law.mean().square().sum().item()
     of_u = of_v = 0.0
     for t, weight in zip(*nodes(path, *QUADRATURE), strict=True):
@@ -170,7 +167,7 @@ def _energies(path: Path, data: Data) -> tuple[float, float] | None:
         if (grid := _grid(at_t)) is None:
             return None
         x, cell = grid
-        of_v += weight.item() * (at_t.log_density(x).exp() @ velocity(t, x).square().sum(1)).item() * cell
+        of_v += weight.item() * (at_t.log_density(x).exp() @ field(t, x).square().sum(1)).item() * cell
         of_u += weight.item() * (s.d_alpha**2 * square + s.d_sigma**2 * x.shape[1]).item()
     return of_u, of_v
 
@@ -184,8 +181,13 @@ def _traced(path: Path, data: Data) -> TracedFlow | None:
     x, cell = grid
     weights = law.log_density(x).exp() * cell
     heavy = weights > LEAST * weights.max()
-    velocity = MixtureVelocity(path, law.means, law.stds, law.weights, law.axes)
-    return TracedFlow(velocity, x[heavy], weights[heavy])
+    field = velocity(path, law)
+    return TracedFlow(field, x[heavy], weights[heavy])
+
+
+def velocity(path: Path, law: MixtureLaw) -> MixtureVelocity:
+    """The exact field of a path to a mixture."""
+    return MixtureVelocity(path, law.means, law.stds, law.weights, law.axes)
 
 
 def _spread(law: MixtureLaw, alpha: float, sigma: float) -> MixtureLaw:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -143,8 +144,9 @@ def truth_grid(summary: pd.DataFrame) -> Grid:
     """What oracles' flows were measured to have against what they have: metrics and flows down.
 
     A solver's own error stands there once for each solver, at the budget in the middle: with fewer calls it is large, with more
-    lost in rounding. A distance to the data, whose exact value is 0 but for the bias of finite samples, is held against its
-    floor instead, at the flow's most careful solver: an adaptive one, else the one with most calls.
+    lost in rounding. A distance to the data stands there at the fewest calls, where it is furthest from 0, and at the
+    flow's most careful solver (an adaptive one, else the one with most calls), held against its floor: there its exact value is
+    0 but for the bias of finite samples.
     """
     rows = records(summary)
     exact = {_named(row, "metric"): row for row in rows if row["model"] == TRUTH and row["solver"] == REFERENCE}
@@ -158,7 +160,9 @@ def truth_grid(summary: pd.DataFrame) -> Grid:
             careful[key] = (row, expected)
     order = list(dict.fromkeys(row["metric"] for row in rows))
     found = [(row["flow"], row, expected) for row, expected in careful.values()]
-    found += [(f"{row['flow']}, {row['sampler']} {row['nfe']:g}", row, expected) for row, expected in _solved(rows)]
+    found += [
+        (f"{row['flow']}, {row['sampler']} {row['nfe']:g}", row, expected) for row, expected in _solved(rows, floors)
+    ]
     lines = tuple(
         (
             (row["metric"], label),
@@ -171,15 +175,16 @@ def truth_grid(summary: pd.DataFrame) -> Grid:
     )
 
 
-def _solved(rows: list[Row]) -> list[tuple[Row, Row]]:
-    """Of each flow, solver and metric the value at the middle one of the budgets whose exact value is known, and that."""
+def _solved(rows: list[Row], distances: Container[str]) -> list[tuple[Row, Row]]:
+    """Of each flow, solver and metric the value at one of the budgets whose exact value is known, and that: the middle budget,
+    of distances to the data the least."""
     budget = ("metric", "solver", "grid", "steps", "batch")
     exact = {_named(row, *budget): row for row in rows if row["model"] == TRUTH and row["solver"] != REFERENCE}
     pairs: dict[tuple[Any, ...], list[tuple[Row, Row]]] = {}
     for row in sorted((row for row in rows if row["model"] != TRUTH), key=lambda row: row["nfe"] or 0):
         if row["mean"] is not None and (expected := exact.get(_named(row, *budget))) is not None:
             pairs.setdefault(_named(row, "metric", "sampler"), []).append((row, expected))
-    return [line[len(line) // 2] for line in pairs.values()]
+    return [line[0 if line[0][0]["metric"] in distances else len(line) // 2] for line in pairs.values()]
 
 
 def _named(row: Row, *more: str) -> tuple[Any, ...]:

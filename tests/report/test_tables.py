@@ -108,6 +108,23 @@ def test_a_solver_s_exact_error_stands_at_the_middle_budget_and_is_no_flow() -> 
     assert '"truth"' not in chart
 
 
+def test_a_distance_s_exact_value_stands_at_the_fewest_calls() -> None:
+    """Where it is furthest from 0; a distance is what has a floor."""
+    flow = {"data": "g", "source": "normal", "method": "RF", "path": "rectified", "coupling": "independent",
+            "prediction": "velocity", "times": "uniform", "reflow": 0, "unit": "1", "higher_is_better": False,
+            "status": "ok", "n": 10, "metric": "energy_distance", "solver": "euler", "grid": "uniform"}  # fmt: skip
+    rows = [flow | {"method": "data", "model": "data", "path": None, "coupling": None, "solver": None, "value": 0.0}]
+    for steps in (1, 4, 16):
+        at = flow | {"steps": steps, "nfe": float(steps)}
+        rows += [at | {"model": "oracle", "seed": 0, "value": 1.1 / steps, "stderr": 0.05 / steps},
+                 at | {"model": "truth", "value": 1 / steps, "stderr": 0.0}]  # fmt: skip
+    lines = {
+        index: [cell and cell.text for cell in cells]
+        for index, cells in truth_grid(Results(frame(rows)).summary()).rows
+    }
+    assert lines == {("energy_distance", "RF, euler 1"): ["1", "1.10 ± 0.10", "+2.0"]}
+
+
 def test_an_exact_value_is_no_flow() -> None:
     results = oracle()
     ((index, cells),) = flow_grid(results.summary()).rows
