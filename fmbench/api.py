@@ -123,10 +123,12 @@ def run(
     plan = make_plan(wanted, only)
     devices = devices_for(device, workers, ray)
     store, watcher = Store(), watcher or Nobody()
+    started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
+    work = missing(plan, store, len(devices))
+    if work.jobs:
+        store.ready()  # found by the first job, it would be told seconds later, and beside an empty folder
     folder = ResultFolder(out or Path("results") / plan.suite.suite)
     with folder.locked():
-        started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
-        work = missing(plan, store, len(devices))
         watcher.planned(plan, work, devices)
         last = time.monotonic()
         board = None if log is None else TensorBoard(folder.directory / log, plan)

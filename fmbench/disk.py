@@ -27,14 +27,14 @@ class WriteError(UserError):
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Whatever the disk refuses inside becomes a `WriteError` that names `path`."""
+def writing(path: Path, options: str = "--out, FMBENCH_CACHE") -> Iterator[None]:
+    """Whatever the disk refuses inside becomes a `WriteError` that names `path` and the options that choose its folder."""
     try:
         yield
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, "Choose")
         raise WriteError(
-            f"cannot write {path}: {error.strerror or error}. {remedy} another folder (--out, FMBENCH_CACHE)."
+            f"cannot write {path}: {error.strerror or error}. {remedy} another folder ({options})."
         ) from None
 
 

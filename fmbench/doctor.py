@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Iterator
 
 from .machine import hardware, versions
-from .store import Store, WriteError, write_atomically
+from .store import Store, WriteError
 
 Check = tuple[str, bool, str]
 
@@ -36,13 +35,12 @@ def checks() -> Iterator[Check]:
 
 
 def _cache() -> Check:
-    root = Store().root
-    probe = root / f".probe-{os.getpid()}"
+    store = Store()
     try:
-        write_atomically(probe, b"fmbench")
-        probe.unlink()
+        store.ready()
     except WriteError as error:
         return "cache", False, str(error)
+    root = store.root
     held = sum(file.stat().st_size for file in root.rglob("*") if file.is_file()) / 2**20
     return (
         "cache",

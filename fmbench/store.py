@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,18 @@ class Store:
 
     def __init__(self, root: Path | str | None = None):
         self.root = cache_folder(root)
+
+    def ready(self) -> None:
+        """Writes a file and takes it away again, so that a cache that refuses is known before there is work to lose.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        with writing(self.root, "FMBENCH_CACHE"):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".probe.") as probe:
+                probe.write(b"fmbench")
+                probe.flush()
 
     def _file(self, key: str, suffix: str) -> Path:
         stage, _, digest = key.rpartition("-")
