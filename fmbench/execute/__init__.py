@@ -16,7 +16,7 @@ from ..stages.sample import ReferenceSpec, SampleSpec
 from ..stages.train import seeds_at_once
 from ..store import Store
 from .cluster import RayWorker, devices_of_cluster
-from .jobs import AloneJob, CellJob, Job, Outcome, PairsJob, TrainJob, train_job
+from .jobs import AloneJob, Amounts, CellJob, Job, Outcome, PairsJob, TrainJob, train_job
 from .workers import Message, ProcessWorker, ThreadWorker, Worker
 
 if TYPE_CHECKING:  # workers, which import this package too, plan nothing: a second less until they start
@@ -33,9 +33,21 @@ class Missing:
 
     outcomes: dict[str, Outcome]  # of every measured value that the store holds
     jobs: list[Job]
-    train_samples: int
-    solves: int
-    values: int
+
+    @property
+    def train_samples(self) -> int:
+        return self._sum("trained")
+
+    @property
+    def solves(self) -> int:
+        return self._sum("sampled")
+
+    @property
+    def values(self) -> int:
+        return self._sum("measured")
+
+    def _sum(self, what: str) -> int:
+        return sum(job.amounts().get(what, 0) for job in self.jobs)
 
 
 def stored(store: Store, key: str) -> Outcome | None:
@@ -70,11 +82,10 @@ def missing(plan: Plan, store: Store, workers: int = 1) -> Missing:
         if not isinstance(cell, ReferenceSpec):
             jobs.append(_cell_job(cell, group, needs=(*_flow_keys(cell.flow), reference.key)))
     solved = {spec.flow.key: spec.flow for spec in (*references.values(), *(spec.cell for spec in measures))}
-    flow_jobs, train_samples = _flow_jobs(list(solved.values()), pairings, store, workers)
-    jobs = flow_jobs + jobs
+    jobs = _flow_jobs(list(solved.values()), pairings, store, workers) + jobs
     provided = {key for job in jobs for key in job.provides}
     jobs = [replace(job, needs=tuple(key for key in job.needs if key in provided)) for job in jobs]
-    return Missing(outcomes, jobs, train_samples, sum(isinstance(j, CellJob) for j in jobs), len(measures) + len(alone))
+    return Missing(outcomes, jobs)
 
 
 def _flow_keys(flow: FlowSpec) -> tuple[str, ...]:
@@ -90,9 +101,7 @@ def _cell_job(cell: SampleSpec | ReferenceSpec, measures: Sequence[MeasureSpec],
     return CellJob((cell.key, *(m.key for m in measures)), needs, cell=cell, measures=tuple(measures))
 
 
-def _flow_jobs(
-    flows: Sequence[FlowSpec], pairs: Sequence[PairsSpec], store: Store, workers: int
-) -> tuple[list[Job], int]:
+def _flow_jobs(flows: Sequence[FlowSpec], pairs: Sequence[PairsSpec], store: Store, workers: int) -> list[Job]:
     """Training and pair-drawing jobs for flows and pairs (and the rounds before them) that the store lacks.
 
     Flows that differ in their seed alone share a job where their model says that this is faster, but not so many that a
@@ -129,7 +138,7 @@ def _flow_jobs(
         trainings += [train_job(group[i : i + size]) for i in range(0, len(group), size)]
     # The longest first, so that no worker is left alone with one at the end: OT couplings are slow, then many seeds.
     trainings.sort(key=lambda job: (job.flows[0].coupling.name != "independent", len(job.flows)), reverse=True)
-    return [*trainings, *drawn.values()], sum(flow.train.steps * flow.train.batch for flow in wanted.values())
+    return [*trainings, *drawn.values()]
 
 
 def _level(flow: FlowSpec) -> tuple[int, bool]:
@@ -139,10 +148,28 @@ def _level(flow: FlowSpec) -> tuple[int, bool]:
 
 @dataclass
 class _Schedule:
-    """Jobs that wait, and what has become of every key."""
+    """Jobs that wait, what has become of every key, and how far a watcher was told that each job at work is."""
 
     waiting: list[Job]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    tell: Callable[[str, int], None] = lambda what, amount: None
+    told: dict[tuple[str, ...], Counter[str]] = field(default_factory=dict)
+
+    def heard(self, job: Job, what: str, amount: int) -> None:
+        """Progress of a job at work."""
+        self.told.setdefault(job.provides, Counter())[what] += amount
+        self.tell(what, amount)
+
+    def end(self, job: Job, amounts: Amounts) -> None:
+        """What was told of a job is made to add up to `amounts`: of failed work too, or a bar would stand still."""
+        told = self.told.pop(job.provides, Counter())
+        for what in {**told, **amounts}:
+            if lacking := amounts.get(what, 0) - told[what]:
+                self.tell(what, lacking)
+
+    def done(self, job: Job, outcomes: dict[str, Outcome]) -> None:
+        self.end(job, job.amounts())
+        self.settle(outcomes)
 
     def settle(self, outcomes: dict[str, Outcome]) -> None:
         """Takes in outcomes; jobs, or pieces of them, whose needs failed are settled by that failure, and so on down."""
@@ -158,15 +185,18 @@ class _Schedule:
                     self.waiting.remove(job)
                     pieces = job.pieces()
                     self.waiting += pieces
-                    self.outcomes |= {key: broken for key in job.provides if not pieces}
+                    if not pieces:
+                        self.outcomes |= dict.fromkeys(job.provides, broken)
+                        self.end(job, job.amounts())
                     changed = True
 
     def lose(self, job: Job, reason: str) -> None:
         """A job that took its worker down: its pieces are tried alone, so that only the guilty one fails."""
         if pieces := job.pieces():
             self.waiting = pieces + self.waiting
+            self.end(job, {})
         else:
-            self.settle({key: Outcome("failed", reason) for key in job.provides})
+            self.done(job, {key: Outcome("failed", reason) for key in job.provides})
 
     def next(self) -> Job | None:
         for job in self.waiting:
@@ -194,7 +224,7 @@ def execute(
     Raises:
         UserError: the disk refused a write. What was finished before stays in the store.
     """
-    schedule = _Schedule(list(work.jobs), dict(work.outcomes))
+    schedule = _Schedule(list(work.jobs), dict(work.outcomes), on_progress)
     messages: queue.Queue[Message] = queue.Queue()
     devices = devices[: max(1, len(work.jobs))]
 
@@ -220,12 +250,17 @@ def execute(
                 continue
             worker = message.worker
             if message.kind == "progress":
-                on_progress(*message.content)
+                what, amount = message.content
+                if what == "curve" or worker.job is None:
+                    on_progress(what, amount)
+                else:
+                    schedule.heard(worker.job, what, amount)
             elif message.kind == "stop":
                 worker.job = None
                 raise UserError(message.content)
             elif message.kind == "done":
-                schedule.settle(message.content)
+                assert worker.job is not None
+                schedule.done(worker.job, message.content)
                 worker.job, worker.proven = None, True
                 idle.append(worker)
                 on_outcomes(schedule.outcomes)

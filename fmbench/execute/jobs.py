@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from ..store import Store, WriteError
 
 TO_LOOK_AT = 64  # samples of a cell that are stored in any case
 
+Amounts = Mapping[str, int]  # of training samples (trained), solves (sampled) and values (measured)
 Progress = Callable[[str, Any], None]  # what advanced (trained | sampled | measured), by how much; or a `Point` (curve)
 
 
@@ -76,6 +77,10 @@ class Job:
         """The job's parts, to be tried each alone where the whole cannot be done; none where it has no parts."""
         return []
 
+    def amounts(self) -> Amounts:
+        """What a watcher has heard of when the job is settled, be it done or failed; its pieces' add up to it."""
+        return {}
+
 
 @dataclass(frozen=True)
 class TrainJob(Job):
@@ -83,6 +88,9 @@ class TrainJob(Job):
 
     def pieces(self) -> list[Job]:
         return [train_job([flow]) for flow in self.flows] if len(self.flows) > 1 else []
+
+    def amounts(self) -> Amounts:
+        return {"trained": sum(flow.train.steps * flow.train.batch for flow in self.flows)}
 
 
 def train_job(flows: Sequence[FlowSpec]) -> TrainJob:
@@ -110,12 +118,19 @@ class CellJob(Job):
         needs = (*self.needs, self.cell.key)
         return [solve, *(CellJob((m.key,), needs, cell=self.cell, measures=(m,)) for m in self.measures)]
 
+    def amounts(self) -> Amounts:
+        solves = self.cell is not None and self.cell.key in self.provides  # not where one of its values is tried alone
+        return {"sampled": int(solves), "measured": len(self.measures)}
+
 
 @dataclass(frozen=True)
 class AloneJob(Job):
     """One value that needs no solve: a floor, an exact value, a property of a coupling."""
 
     value: AloneSpec | None = None
+
+    def amounts(self) -> Amounts:
+        return {"measured": 1}
 
 
 @dataclass
