@@ -232,7 +232,8 @@ class Results:
 
         Args:
             metric: its name in the table; the main metric when None.
-            index, columns: columns of `summary()`; "flow" is the method, with what else tells two flows apart.
+            index, columns: columns of `summary()`; "flow" is the method, with what else tells two flows apart. A metric
+                of the flow knows no budgets: it has the line "reference" ("sampler") in place of "nfe".
             solver: which solver's values (a `sampler` of `summary()`); None takes the first fixed-step one, or
                 `reference` where the metric belongs to the flow: `attrs["solver"]` says which. An adaptive solver is
                 never mixed into a grid of fixed calls: name it.
@@ -261,6 +262,10 @@ class Results:
             if solver not in set(summary["sampler"].dropna()):
                 raise unknown("solver", solver, summary["sampler"].dropna().unique())
             summary = summary[summary["sampler"] == solver]
+        if summary["solver"].eq(REFERENCE).all():  # its calls are an outcome: by them a line would become a diagonal
+            index, columns = (["sampler" if axis == "nfe" else axis for axis in names] for names in (index, columns))
+            index, columns = list(dict.fromkeys(index)), list(dict.fromkeys(columns))
+            axes = [*index, *columns]
         if (crowded := summary.duplicated(axes, keep=False)).any():
             varying = [name for name in IDENTITY if summary.loc[crowded, name].nunique(dropna=False) > 1]
             raise UserError(
