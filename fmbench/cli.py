@@ -235,7 +235,7 @@ def compare(
     before, after = told_apart([Results.load(a), Results.load(b)])
     table = compare_results(before, after, alpha=alpha)
     console = terminal.new_console()
-    terminal.print_frame(console, summary(table).reset_index(), f"{b} against {a}")
+    terminal.print_frame(console, summary(table).reset_index(), f"{after.name} against {before.name}")
     shown = table if all_cells else table[table["verdict"].isin(["better", "worse"])]
     columns = ["verdict", "metric", "flow", "sampler", "nfe", "a", "b", "p_value", "reason"]
     if len(shown):

@@ -295,6 +295,7 @@ def test_reports(fmbench: Fmbench, done: Path, tmp_path: Path) -> None:
 def test_compare(fmbench: Fmbench, done: Path, tiny_file: TinyFile) -> None:
     same = fmbench("compare", done, done, "--fail-on-regression")
     assert same.code == 0, same.err
+    assert "done (2) against done\n" in re.sub(" +\n", "\n", same.out), "no two results are called the same"
     fmbench("run", tiny_file(), "--workers", 1, "--quiet", "--out", "worse", "--set", "train.lr=0.5", "--set", "sample.n=500",
             "--set", "flow.seed=[0,1,2,3]")  # fmt: skip
     answer = fmbench("compare", done, "worse", "--all")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fmbench.errors import UserError
 from fmbench.report.compare import compare
 from fmbench.report.tables import terminal_pivot
-from fmbench.results import COLUMNS, Results, frame, interval_text
+from fmbench.results import COLUMNS, Results, frame, interval_text, told_apart
 from fmbench.statistics import interval
 from fmbench.table import read_table
 
@@ -204,6 +204,24 @@ def test_pivot_refuses_to_hide_a_value_behind_another() -> None:
         run.pivot("w2")
     assert run.pivot("w2", data="moons").shape == (1, 1)
     assert run.pivot("w2", index=["data", "nfe"]).shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["a/moons", "b/gauss"], ["moons", "gauss"]),
+        (["a/moons", "b/moons"], ["a/moons", "b/moons"]),
+        (["p/moons", "q/r/moons", "s/r/moons"], ["p/moons", "q/r/moons", "s/r/moons"]),
+        ([f"{x}/1/2/3/4/5/6/7/8/9/10/moons" for x in "ab"], [f"{x}/1/2/3/4/5/6/7/8/9/10/moons" for x in "ab"]),
+        (["a/moons", "a/moons", "a/../a/moons"], ["moons", "moons (2)", "moons (3)"]),
+        (["a/moons", "b/moons", "a/moons"], ["a/moons", "b/moons", "a/moons (2)"]),
+    ],
+)
+def test_folders_are_called_by_the_shortest_end_that_tells_them_apart(
+    tmp_path: Path, folders: list[str], names: list[str]
+) -> None:
+    found = told_apart([Results(frame([row()]), directory=tmp_path / folder) for folder in folders])
+    assert [each.name for each in found] == names
 
 
 def test_flows_of_one_method_are_told_apart_by_what_varies() -> None:
