@@ -69,6 +69,22 @@ def sweep(folder: Path, older_than: float = 0.0) -> None:
                 path.unlink()
 
 
+def nearest(path: Path) -> Path:
+    """What is there of a path: itself, or the first above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def named(out: Path | str) -> Path:
+    """The path that a user wrote for `out`.
+
+    Raises:
+        UserError: it is empty, which `Path` takes for the working directory.
+    """
+    if not str(out).strip():
+        raise UserError(f"--out '{out}': the path is empty. Give one, such as . for this folder, or leave --out away.")
+    return Path(out)
+
+
 def cache_folder(root: Path | str | None = None) -> Path:
     """`root`, FMBENCH_CACHE or the platform's cache folder, and in it the folder of this layout."""
     return Path(root or os.environ.get("FMBENCH_CACHE") or platformdirs.user_cache_dir("fmbench")) / LAYOUT

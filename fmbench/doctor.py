@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Iterator
 
+from .disk import nearest
 from .machine import hardware, versions
 from .store import Store, WriteError
 
@@ -45,7 +46,7 @@ def _cache() -> Check:
     return (
         "cache",
         True,
-        f"{root}: {held:.0f} MiB held, {shutil.disk_usage(root).free / 2**30:.0f} GiB free (FMBENCH_CACHE)",
+        f"{root}: {held:.0f} MiB held, {shutil.disk_usage(nearest(root)).free / 2**30:.0f} GiB free (FMBENCH_CACHE)",
     )
 
 
