@@ -21,6 +21,7 @@ import numpy as np
 from . import paired
 from .board import TensorBoard
 from .claims.judge import judge
+from .disk import named
 from .errors import UserError, unknown
 from .execute import Missing, Outcome, devices_for, execute, missing
 from .machine import commit, hardware, versions
@@ -127,7 +128,7 @@ def run(
     work = missing(plan, store, len(devices))
     if work.jobs:
         store.ready()  # found by the first job, it would be told seconds later, and beside an empty folder
-    folder = ResultFolder(out or Path("results") / plan.suite.suite)
+    folder = ResultFolder(Path("results") / plan.suite.suite if out is None else named(out))
     with folder.locked():
         watcher.planned(plan, work, devices)
         last = time.monotonic()

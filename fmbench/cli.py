@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from . import cli_options as options
 from . import terminal
 from .cli_evaluate import evaluate
 from .cli_options import DataRoot, Device, DryRun, InceptionWeights, Overrides, Plugins, Quiet, Ray, Workers
@@ -59,7 +60,10 @@ def run(
     suite: Annotated[
         str, typer.Argument(help="A shipped suite (see `fmbench list suites`) or the path of your own YAML file.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results/<suite>.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=options.out, metavar="DIR", help="Folder of the results. Default: results/<suite>."),
+    ] = None,
     overrides: Overrides = None,
     only: Annotated[list[str] | None, typer.Option(help="Keep only the cells with column=value. Repeatable.")] = None,
     device: Device = None,
@@ -172,7 +176,12 @@ def report(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="File to write. Default: DIR/report.html, or standard output for text.")
+        Path | None,
+        typer.Option(
+            parser=options.out,
+            metavar="FILE",
+            help="File to write. Default: DIR/report.html, or standard output for text.",
+        ),
     ] = None,
 ) -> None:
     """Write a report of one or several results, side by side.

@@ -191,6 +191,8 @@ def test_a_path_object_names_a_suite(tiny_file: Callable[..., Path], tmp_path: P
     assert len(fmbench.run(path, out=tmp_path / "out", workers=1).table) == 3
     with pytest.raises(UserError, match="no suite file"):
         fmbench.run(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="--out '': the path is empty"):
+        fmbench.run(path, out="", workers=1)
 
 
 @pytest.mark.parametrize(

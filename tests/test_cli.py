@@ -390,6 +390,28 @@ MISTAKES: list[tuple[list[Any], list[str]]] = [
         ["run", "tiny.yaml", "--set", "sample.solvers=[{name: euler, nef: 4}]"],
         ["solver 'euler': unknown key 'nef'", "'nfe'", "steps"],
     ),
+    (
+        ["run", "tiny.yaml", "--set", "flow.model=unet", "--dry-run"],
+        ["flow.model = 'unet'", "images", "data 'moons' have shape (2,)", "Use 'mlp'"],
+    ),
+    (["run", "tiny.yaml", "--set", "flow.model=transformer"], ["flow.model = 'transformer'", "moons", "Use 'mlp'"]),
+    (
+        ["run", "tiny.yaml", "--set", "flow.coupling=label-ot", "--set", "data=s-curve"],
+        ["flow.coupling = 'label-ot'", "Use 'minibatch-ot'"],
+    ),
+    (["run", "tiny.yaml", "--set", "flow.model=oracle"], ["flow.model = 'oracle'", "data 'moons'", "Use a trained"]),
+    (
+        ["run", "moons-nfe-sweep", "--set", "flow.coupling.batch=3"],
+        ["flow.coupling is a list", "'batch'", "0 (independent), 1 (minibatch-ot)", "flow.coupling.0.batch=…"],
+    ),
+    (
+        ["run", "tiny.yaml", "--set", "sample.solvers.7.nfe=3"],
+        ["sample.solvers is a list", "'7'", "0 (euler), 1 (heun)", "sample.solvers.0.nfe=…"],
+    ),
+    (["run", "tiny.yaml", "--set", "data.name.foo=3"], ["data.name is 'moons', a name", "--set data.foo=…"]),
+    (["run", "tiny.yaml", "--out", ""], ["--out ''", "empty", ". for this folder"]),
+    (["evaluate", "x.py:f", "--data", "moons", "--out", " "], ["--out ' '", "empty"]),
+    (["report", "damaged", "--out", ""], ["--out ''", "empty"]),
     (["run", "tiny.yaml", "--set", "pairs.init=previus"], ["pairs.init = 'previus'", "'previous'"]),
 ]
 
