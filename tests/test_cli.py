@@ -474,6 +474,27 @@ def test_a_cache_that_cannot_be_written(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("refused", ["pictures.npz", "report.html"])
+def test_a_table_without_its_report_says_how_to_get_it(
+    fmbench: Fmbench, tiny_file: TinyFile, tmp_path: Path, refused: str
+) -> None:
+    (tmp_path / "o u t" / refused).mkdir(parents=True)  # refuses its file, as a full disk does
+    suite = tiny_file(flow__seed=0, metrics=["nfe"])
+    answer = fmbench("run", suite, "--workers", 1, "--out", "o u t", "--quiet")
+    assert answer.code == 2
+    for words in (
+        f"cannot write o u t/{refused}",
+        "The table is written, o u t/results.csv",
+        "`fmbench report 'o u t'`",
+    ):
+        assert words in answer.err, words
+    assert "Traceback" not in answer.err
+    (tmp_path / "o u t" / refused).rmdir()
+    assert fmbench("report", "o u t").code == 0
+    assert (tmp_path / "o u t" / "report.html").is_file()
+    assert "0 solves, 0 values" in fmbench("run", suite, "--dry-run").out
+
+
 def test_a_second_process_on_the_same_folder_is_refused(fmbench: Fmbench, tiny_file: TinyFile, tmp_path: Path) -> None:
     from fmbench.store import ResultFolder
 
