@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import json
@@ -10,7 +11,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 from . import paired
 from .board import TensorBoard
 from .claims.judge import judge
+from .disk import named
 from .errors import UserError, unknown
 from .execute import Missing, Outcome, devices_for, execute, missing
 from .machine import commit, hardware, versions
@@ -30,7 +32,7 @@ from .plugins import load_plugins
 from .results import Results
 from .stages.flow import FlowSpec
 from .stages.sample import ReferenceSpec, SampleSpec
-from .store import ResultFolder, Store
+from .store import ResultFolder, Store, WriteError
 from .suite import Suite, load, parse
 from .table import COLUMNS, frame
 
@@ -123,10 +125,12 @@ def run(
     plan = make_plan(wanted, only)
     devices = devices_for(device, workers, ray)
     store, watcher = Store(), watcher or Nobody()
-    folder = ResultFolder(out or Path("results") / plan.suite.suite)
+    started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
+    work = missing(plan, store, len(devices))
+    if work.jobs:
+        store.ready()  # found by the first job, it would be told seconds later, and beside an empty folder
+    folder = ResultFolder(Path("results") / plan.suite.suite if out is None else named(out))
     with folder.locked():
-        started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
-        work = missing(plan, store, len(devices))
         watcher.planned(plan, work, devices)
         last = time.monotonic()
         board = None if log is None else TensorBoard(folder.directory / log, plan)
@@ -182,17 +186,30 @@ def run(
             return Results.load(folder.directory)  # nothing was computed, nothing has changed
         facts |= {"started": started.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock, 2)}
         folder.write_table(table)
-        folder.write_bytes("pictures.npz", pictures(plan, store))
-        folder.write_json("manifest.json", facts)
-        if per_sample:
-            folder.write_bytes(paired.FILE, paired.packed(per_sample))
-        if not judged:
-            folder.write_json("claims.json", verdicts)
-        results = Results.load(folder.directory)
-        from .report.page import write_page
+        with _after_the_table(folder.directory):
+            folder.write_bytes("pictures.npz", pictures(plan, store))
+            folder.write_json("manifest.json", facts)
+            if per_sample:
+                folder.write_bytes(paired.FILE, paired.packed(per_sample))
+            if not judged:
+                folder.write_json("claims.json", verdicts)
+            results = Results.load(folder.directory)
+            from .report.page import write_page
 
-        write_page([results], folder.directory / "report.html")
+            write_page([results], folder.directory / "report.html")
     return results
+
+
+@contextlib.contextmanager
+def _after_the_table(directory: Path) -> Iterator[None]:
+    """What a disk that fills up now leaves, and how to get the rest, is told with what it refused."""
+    try:
+        yield
+    except WriteError as error:
+        raise WriteError(
+            f"{error} The table is written, {directory / 'results.csv'}. Once there is room, the same command makes the rest "
+            f"without computing again, `fmbench report {shlex.quote(str(directory))}` the report alone."
+        ) from None
 
 
 def _prepared_page() -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from . import cli_options as options
 from . import terminal
 from .cli_evaluate import evaluate
 from .cli_options import DataRoot, Device, DryRun, InceptionWeights, Overrides, Plugins, Quiet, Ray, Workers
@@ -59,7 +60,10 @@ def run(
     suite: Annotated[
         str, typer.Argument(help="A shipped suite (see `fmbench list suites`) or the path of your own YAML file.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results/<suite>.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=options.out, metavar="DIR", help="Folder of the results. Default: results/<suite>."),
+    ] = None,
     overrides: Overrides = None,
     only: Annotated[list[str] | None, typer.Option(help="Keep only the cells with column=value. Repeatable.")] = None,
     device: Device = None,
@@ -172,7 +176,12 @@ def report(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="File to write. Default: DIR/report.html, or standard output for text.")
+        Path | None,
+        typer.Option(
+            parser=options.out,
+            metavar="FILE",
+            help="File to write. Default: DIR/report.html, or standard output for text.",
+        ),
     ] = None,
 ) -> None:
     """Write a report of one or several results, side by side.
@@ -235,7 +244,7 @@ def compare(
     before, after = told_apart([Results.load(a), Results.load(b)])
     table = compare_results(before, after, alpha=alpha)
     console = terminal.new_console()
-    terminal.print_frame(console, summary(table).reset_index(), f"{b} against {a}")
+    terminal.print_frame(console, summary(table).reset_index(), f"{after.name} against {before.name}")
     shown = table if all_cells else table[table["verdict"].isin(["better", "worse"])]
     columns = ["verdict", "metric", "flow", "sampler", "nfe", "a", "b", "p_value", "reason"]
     if len(shown):

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from . import cli_options as options
 from . import terminal
 from .cli_options import DataRoot, Device, DryRun, InceptionWeights, Overrides, Plugins, Quiet, Ray, Workers
 from .errors import UserError
@@ -66,7 +67,10 @@ def evaluate(
     n: Annotated[int | None, typer.Option(help="Samples. Default: 10,000, or all that are given.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the noise.", min=0)] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results. Default: results/<name of the model>.")
+        Path | None,
+        typer.Option(
+            parser=options.out, metavar="DIR", help="Folder of the results. Default: results/<name of the model>."
+        ),
     ] = None,
     overrides: Overrides = None,
     device: Device = None,

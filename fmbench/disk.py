@@ -27,14 +27,14 @@ class WriteError(UserError):
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Whatever the disk refuses inside becomes a `WriteError` that names `path`."""
+def writing(path: Path, options: str = "--out, FMBENCH_CACHE") -> Iterator[None]:
+    """Whatever the disk refuses inside becomes a `WriteError` that names `path` and the options that choose its folder."""
     try:
         yield
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, "Choose")
         raise WriteError(
-            f"cannot write {path}: {error.strerror or error}. {remedy} another folder (--out, FMBENCH_CACHE)."
+            f"cannot write {path}: {error.strerror or error}. {remedy} another folder ({options})."
         ) from None
 
 
@@ -67,6 +67,22 @@ def sweep(folder: Path, older_than: float = 0.0) -> None:
         with contextlib.suppress(OSError):  # somebody else's sweep was faster
             if path.is_file() and time.time() - path.stat().st_mtime >= older_than:
                 path.unlink()
+
+
+def nearest(path: Path) -> Path:
+    """What is there of a path: itself, or the first above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def named(out: Path | str) -> Path:
+    """The path that a user wrote for `out`.
+
+    Raises:
+        UserError: it is empty, which `Path` takes for the working directory.
+    """
+    if not str(out).strip():
+        raise UserError(f"--out '{out}': the path is empty. Give one, such as . for this folder, or leave --out away.")
+    return Path(out)
 
 
 def cache_folder(root: Path | str | None = None) -> Path:

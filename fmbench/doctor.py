@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Iterator
 
+from .disk import nearest
 from .machine import hardware, versions
-from .store import Store, WriteError, write_atomically
+from .store import Store, WriteError
 
 Check = tuple[str, bool, str]
 
@@ -36,18 +36,17 @@ def checks() -> Iterator[Check]:
 
 
 def _cache() -> Check:
-    root = Store().root
-    probe = root / f".probe-{os.getpid()}"
+    store = Store()
     try:
-        write_atomically(probe, b"fmbench")
-        probe.unlink()
+        store.ready()
     except WriteError as error:
         return "cache", False, str(error)
+    root = store.root
     held = sum(file.stat().st_size for file in root.rglob("*") if file.is_file()) / 2**20
     return (
         "cache",
         True,
-        f"{root}: {held:.0f} MiB held, {shutil.disk_usage(root).free / 2**30:.0f} GiB free (FMBENCH_CACHE)",
+        f"{root}: {held:.0f} MiB held, {shutil.disk_usage(nearest(root)).free / 2**30:.0f} GiB free (FMBENCH_CACHE)",
     )
 
 

@@ -232,7 +232,8 @@ class Results:
 
         Args:
             metric: its name in the table; the main metric when None.
-            index, columns: columns of `summary()`; "flow" is the method, with what else tells two flows apart.
+            index, columns: columns of `summary()`; "flow" is the method, with what else tells two flows apart. A metric
+                of the flow knows no budgets: it has the line "reference" ("sampler") in place of "nfe".
             solver: which solver's values (a `sampler` of `summary()`); None takes the first fixed-step one, or
                 `reference` where the metric belongs to the flow: `attrs["solver"]` says which. An adaptive solver is
                 never mixed into a grid of fixed calls: name it.
@@ -261,6 +262,10 @@ class Results:
             if solver not in set(summary["sampler"].dropna()):
                 raise unknown("solver", solver, summary["sampler"].dropna().unique())
             summary = summary[summary["sampler"] == solver]
+        if summary["solver"].eq(REFERENCE).all():  # its calls are an outcome: by them a line would become a diagonal
+            index, columns = (["sampler" if axis == "nfe" else axis for axis in names] for names in (index, columns))
+            index, columns = list(dict.fromkeys(index)), list(dict.fromkeys(columns))
+            axes = [*index, *columns]
         if (crowded := summary.duplicated(axes, keep=False)).any():
             varying = [name for name in IDENTITY if summary.loc[crowded, name].nunique(dropna=False) > 1]
             raise UserError(
@@ -372,14 +377,24 @@ def _first_solver(summary: pd.DataFrame) -> str | None:
 
 
 def told_apart(results: Sequence[Results]) -> list[Results]:
-    """The results, those of equal names labelled with as much of their folders' paths as tells them apart."""
-    labelled = list(results)
-    for depth in range(2, 10):
-        names = [each.name for each in labelled]
-        twice = [i for i, each in enumerate(labelled) if each.directory and names.count(each.name) > 1]
-        if not twice:
-            break
-        for i in twice:
-            parts = labelled[i].directory.resolve().parts  # type: ignore[union-attr]
-            labelled[i] = replace(labelled[i], label="/".join(parts[-depth:]))
+    """The results, those of equal names labelled with the shortest end of their folders' paths that tells them apart.
+
+    A folder that is given again is numbered.
+    """
+    folders = [None if each.directory is None else each.directory.resolve() for each in results]
+    labelled = []
+    for place, (each, folder) in enumerate(zip(results, folders, strict=True)):
+        if folder is not None:
+            namesakes = [f for f, one in zip(folders, results, strict=True) if f is not None and one.name == each.name]
+            label = _end(folder, [other for other in namesakes if other != folder]) or each.name
+            before = folders[:place].count(folder)
+            each = replace(each, label=f"{label} ({before + 1})" if before else label)
+        labelled.append(each)
     return labelled
+
+
+def _end(folder: Path, others: Sequence[Path]) -> str | None:
+    """The shortest end of a path that none of the others ends with; None where there are no others."""
+    depths = range(2, len(folder.parts) + 1) if others else ()
+    ends = (folder.parts[-depth:] for depth in depths)
+    return next((str(Path(*end)) for end in ends if all(other.parts[-len(end) :] != end for other in others)), None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from .disk import WriteError, cache_folder, sweep, write_atomically, writing
+from .disk import WriteError, cache_folder, nearest, sweep, write_atomically, writing
 from .errors import UserError
 from .identity import canonical, key_of
 
@@ -46,6 +47,21 @@ class Store:
 
     def __init__(self, root: Path | str | None = None):
         self.root = cache_folder(root)
+
+    def ready(self) -> None:
+        """Writes a file and takes it away again, so that a cache that refuses is known before there is work to lose.
+
+        A cache that is not there yet is not made: the folder in which it would be is tried.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        with (
+            writing(self.root, "FMBENCH_CACHE"),
+            tempfile.NamedTemporaryFile(dir=nearest(self.root), prefix=".probe.") as probe,
+        ):
+            probe.write(b"fmbench")
+            probe.flush()
 
     def _file(self, key: str, suffix: str) -> Path:
         stage, _, digest = key.rpartition("-")

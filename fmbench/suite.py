@@ -119,12 +119,21 @@ def _put(node: Any, keys: list[str], value: Any, whole: str) -> Any:
     if not keys:
         return value
     head, rest = keys[0], keys[1:]
+    above = whole.split(".")[: -len(keys)]
     if isinstance(node, list):
         if not head.isdigit() or int(head) >= len(node):
+            places = ", ".join(f"{i} ({_called(item)})" for i, item in enumerate(node))
+            inside = rest if head.isdigit() else keys
             raise UserError(
-                f"--set {whole}: '{head}' is no place in a list of {len(node)}. Valid: 0 to {len(node) - 1}."
+                f"--set {whole}: {'.'.join(above)} is a list, and '{head}' no place in it. Valid: {places or 'none'}. "
+                f"Name one, as in {'.'.join([*above, '0', *inside])}=…, or set the whole list."
             )
         return [_put(item, rest, value, whole) if i == int(head) else item for i, item in enumerate(node)]
+    if isinstance(node, str) and above[-1:] == ["name"]:
+        raise UserError(
+            f"--set {whole}: {'.'.join(above)} is '{node}', a name, which has no keys. Its parameters stand beside it: "
+            f"--set {'.'.join([*above[:-1], *keys])}=…"
+        )
     if isinstance(node, str):
         node = {"name": node}  # `model: mlp` with --set flow.model.width=64
     if node is None:
@@ -132,6 +141,11 @@ def _put(node: Any, keys: list[str], value: Any, whole: str) -> Any:
     if not isinstance(node, dict):
         raise UserError(f"--set {whole}: '{head}' would stand inside the value {node!r}, which has no keys")
     return {**node, head: _put(node.get(head), rest, value, whole)}
+
+
+def _called(value: Any) -> str:
+    """What a plain value of a suite is called: a mapping by its name."""
+    return str(value.get("name", value) if isinstance(value, dict) else value)
 
 
 def _keys_at(place: Sequence[str | int]) -> list[str]:

@@ -82,9 +82,9 @@ class Bars:
             TimeRemainingColumn,
         )
 
-        flows, cells = len(plan.references()), len(plan.samples())
+        flows, solves = len(plan.flows()), len(plan.references()) + len(plan.samples())
         self.console.print(
-            f"[bold]{plan.suite.suite}[/]: {flows} flows, {cells} solves, {len(plan.cells)} values; "
+            f"[bold]{plan.suite.suite}[/]: {flows} flows, {solves} solves, {len(plan.cells)} values; "
             f"{len(work.outcomes)} values are already there. {len(devices)} × {devices[0]}.",
             highlight=False,
         )

@@ -191,9 +191,16 @@ def test_a_path_object_names_a_suite(tiny_file: Callable[..., Path], tmp_path: P
     assert len(fmbench.run(path, out=tmp_path / "out", workers=1).table) == 3
     with pytest.raises(UserError, match="no suite file"):
         fmbench.run(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="--out '': the path is empty"):
+        fmbench.run(path, out="", workers=1)
 
 
-def test_watchers_hear_all_that_was_announced(tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"train__lr": 1e30, "train__clip": None, "flow__reflow": [0, 1]}],
+    ids=["all goes well", "trainings diverge"],
+)
+def test_watchers_hear_all_that_was_announced(tiny: Tiny, tmp_path: Path, changes: dict[str, Any]) -> None:
     class Watcher:
         def __init__(self) -> None:
             self.heard: dict[str, int] = {}
@@ -206,7 +213,7 @@ def test_watchers_hear_all_that_was_announced(tiny: Tiny, tmp_path: Path) -> Non
             self.heard[what] = self.heard.get(what, 0) + amount
 
     watcher = Watcher()
-    fmbench.run(tiny(), out=tmp_path / "out", workers=1, watcher=watcher)
+    fmbench.run(tiny(**changes), out=tmp_path / "out", workers=1, watcher=watcher)
     work = watcher.work
     assert watcher.heard == {"trained": work.train_samples, "sampled": work.solves, "measured": work.values}
 

@@ -295,6 +295,7 @@ def test_reports(fmbench: Fmbench, done: Path, tmp_path: Path) -> None:
 def test_compare(fmbench: Fmbench, done: Path, tiny_file: TinyFile) -> None:
     same = fmbench("compare", done, done, "--fail-on-regression")
     assert same.code == 0, same.err
+    assert "done (2) against done\n" in re.sub(" +\n", "\n", same.out), "no two results are called the same"
     fmbench("run", tiny_file(), "--workers", 1, "--quiet", "--out", "worse", "--set", "train.lr=0.5", "--set", "sample.n=500",
             "--set", "flow.seed=[0,1,2,3]")  # fmt: skip
     answer = fmbench("compare", done, "worse", "--all")
@@ -389,6 +390,28 @@ MISTAKES: list[tuple[list[Any], list[str]]] = [
         ["run", "tiny.yaml", "--set", "sample.solvers=[{name: euler, nef: 4}]"],
         ["solver 'euler': unknown key 'nef'", "'nfe'", "steps"],
     ),
+    (
+        ["run", "tiny.yaml", "--set", "flow.model=unet", "--dry-run"],
+        ["flow.model = 'unet'", "images", "data 'moons' have shape (2,)", "Use 'mlp'"],
+    ),
+    (["run", "tiny.yaml", "--set", "flow.model=transformer"], ["flow.model = 'transformer'", "moons", "Use 'mlp'"]),
+    (
+        ["run", "tiny.yaml", "--set", "flow.coupling=label-ot", "--set", "data=s-curve"],
+        ["flow.coupling = 'label-ot'", "Use 'minibatch-ot'"],
+    ),
+    (["run", "tiny.yaml", "--set", "flow.model=oracle"], ["flow.model = 'oracle'", "data 'moons'", "Use a trained"]),
+    (
+        ["run", "moons-nfe-sweep", "--set", "flow.coupling.batch=3"],
+        ["flow.coupling is a list", "'batch'", "0 (independent), 1 (minibatch-ot)", "flow.coupling.0.batch=…"],
+    ),
+    (
+        ["run", "tiny.yaml", "--set", "sample.solvers.7.nfe=3"],
+        ["sample.solvers is a list", "'7'", "0 (euler), 1 (heun)", "sample.solvers.0.nfe=…"],
+    ),
+    (["run", "tiny.yaml", "--set", "data.name.foo=3"], ["data.name is 'moons', a name", "--set data.foo=…"]),
+    (["run", "tiny.yaml", "--out", ""], ["--out ''", "empty", ". for this folder"]),
+    (["evaluate", "x.py:f", "--data", "moons", "--out", " "], ["--out ' '", "empty"]),
+    (["report", "damaged", "--out", ""], ["--out ''", "empty"]),
     (["run", "tiny.yaml", "--set", "pairs.init=previus"], ["pairs.init = 'previus'", "'previous'"]),
 ]
 
@@ -442,12 +465,34 @@ def test_a_cache_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("FMBENCH_CACHE", str(tmp_path / "file" / "cache"))
-    answer = fmbench("run", tiny_file(), "--workers", 1, "--quiet")
+    answer = fmbench("run", tiny_file(), "--workers", 1)
     assert answer.code == 2
-    assert "cannot write" in answer.err
-    assert "FMBENCH_CACHE" in answer.err
+    assert answer.out == ""  # found before any work was announced
+    assert f"cannot write {tmp_path / 'file' / 'cache'}" in answer.err
+    assert "(FMBENCH_CACHE)" in answer.err
     assert "Traceback" not in answer.err
-    assert shown(tmp_path / "results") <= {"tiny"}  # the folder, and nothing in it
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("refused", ["pictures.npz", "report.html"])
+def test_a_table_without_its_report_says_how_to_get_it(
+    fmbench: Fmbench, tiny_file: TinyFile, tmp_path: Path, refused: str
+) -> None:
+    (tmp_path / "o u t" / refused).mkdir(parents=True)  # refuses its file, as a full disk does
+    suite = tiny_file(flow__seed=0, metrics=["nfe"])
+    answer = fmbench("run", suite, "--workers", 1, "--out", "o u t", "--quiet")
+    assert answer.code == 2
+    for words in (
+        f"cannot write o u t/{refused}",
+        "The table is written, o u t/results.csv",
+        "`fmbench report 'o u t'`",
+    ):
+        assert words in answer.err, words
+    assert "Traceback" not in answer.err
+    (tmp_path / "o u t" / refused).rmdir()
+    assert fmbench("report", "o u t").code == 0
+    assert (tmp_path / "o u t" / "report.html").is_file()
+    assert "0 solves, 0 values" in fmbench("run", suite, "--dry-run").out
 
 
 def test_a_second_process_on_the_same_folder_is_refused(fmbench: Fmbench, tiny_file: TinyFile, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from fmbench.errors import UserError
 from fmbench.report.compare import compare
-from fmbench.results import COLUMNS, Results, frame, interval_text
+from fmbench.report.tables import terminal_pivot
+from fmbench.results import COLUMNS, Results, frame, interval_text, told_apart
 from fmbench.statistics import interval
 from fmbench.table import read_table
 
@@ -177,12 +178,50 @@ def test_pivot_by_hand_keeps_solvers_apart() -> None:
         run.pivot("w3")
 
 
+def test_a_metric_of_the_flow_is_one_line_whatever_its_reference_solves_cost() -> None:
+    run = results(
+        row("straightness", 0.5, solver="reference", nfe=257.0),
+        row("straightness", 0.1, solver="reference", nfe=129.0, method="OT-CFM"),
+        row("straightness", 0.7, solver="reference", nfe=513.0, method="OT-CFM", data="spirals"),
+        row("cost", 2.0, solver="reference", nfe=None),
+    )
+    grid = run.pivot("straightness", data="moons")
+    assert (grid.index.name, grid.index.tolist()) == ("sampler", ["reference"])
+    assert grid.loc["reference"].to_dict() == {"RF": 0.5, "OT-CFM": 0.1}
+    assert run.pivot("straightness", index=["data", "nfe"]).loc[("spirals", "reference"), "OT-CFM"] == 0.7
+    assert run.pivot("straightness", index=["sampler", "nfe"], data="moons").index.tolist() == ["reference"]
+    assert run.pivot("cost").loc["reference", "RF"] == 2.0
+    assert run.pivot("straightness", index="flow", columns="nfe", data="moons").shape == (2, 1)
+    assert run.select(metric="straightness", data="moons").pivot(index="nfe").shape == (1, 2)  # also as the main metric
+    printed = terminal_pivot(run.select(data="moons"), metric="straightness")
+    assert printed.index.tolist() == [("reference", "")]
+    assert list(printed.columns) == ["RF", "OT-CFM"]
+
+
 def test_pivot_refuses_to_hide_a_value_behind_another() -> None:
     run = results(row(data="moons"), row(data="spirals"))
     with pytest.raises(UserError, match="they differ in data"):
         run.pivot("w2")
     assert run.pivot("w2", data="moons").shape == (1, 1)
     assert run.pivot("w2", index=["data", "nfe"]).shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["a/moons", "b/gauss"], ["moons", "gauss"]),
+        (["a/moons", "b/moons"], ["a/moons", "b/moons"]),
+        (["p/moons", "q/r/moons", "s/r/moons"], ["p/moons", "q/r/moons", "s/r/moons"]),
+        ([f"{x}/1/2/3/4/5/6/7/8/9/10/moons" for x in "ab"], [f"{x}/1/2/3/4/5/6/7/8/9/10/moons" for x in "ab"]),
+        (["a/moons", "a/moons", "a/../a/moons"], ["moons", "moons (2)", "moons (3)"]),
+        (["a/moons", "b/moons", "a/moons"], ["a/moons", "b/moons", "a/moons (2)"]),
+    ],
+)
+def test_folders_are_called_by_the_shortest_end_that_tells_them_apart(
+    tmp_path: Path, folders: list[str], names: list[str]
+) -> None:
+    found = told_apart([Results(frame([row()]), directory=tmp_path / folder) for folder in folders])
+    assert [each.name for each in found] == names
 
 
 def test_flows_of_one_method_are_told_apart_by_what_varies() -> None:

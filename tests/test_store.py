@@ -5,6 +5,8 @@ import errno
 import json
 import math
 import os
+import resource
+import signal
 import subprocess
 import sys
 import textwrap
@@ -249,6 +251,22 @@ def test_a_cache_below_a_file_is_one_message(tmp_path: Path, monkeypatch: pytest
         store.write(KEY, IDENTITY, {})
     with pytest.raises(WriteError, match="FMBENCH_CACHE"), store.locks([KEY]):
         pass
+
+
+def test_a_full_disk_is_known_before_there_is_work(
+    store: Store,
+) -> None:
+    store.ready()
+    assert not store.root.exists()
+    limits, heard = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no file may grow
+    try:
+        with pytest.raises(WriteError, match=rf"cannot write {store.root}: .*\(FMBENCH_CACHE\)"):
+            store.ready()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, heard)
+    assert list(store.root.parent.parent.iterdir()) == []
 
 
 def test_a_record_that_cannot_be_read_is_said(kept: Store) -> None:

@@ -107,7 +107,7 @@ class LabelOT(MinibatchOT):
     def check(self, source: Data, data: Data) -> None:
         if data.classes is None:
             raise UserError(
-                f"coupling '{self.name}' pairs within labels, and data set '{data.name}' has none: use 'minibatch-ot'"
+                f"flow.coupling = '{self.name}': it pairs within labels, and data set '{data.name}' has none. Use 'minibatch-ot'."
             )
 
     def pair(self, x0: Tensor, x1: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ class _Exact(Model):
 
     def refuse(self, knows: str, remedy: str, coupling: Coupling, source: Data, data: Data) -> UserError:
         return UserError(
-            f"model '{self.name}' knows {knows} with a normal source and independent coupling; this flow has "
+            f"flow.model = '{self.name}': it knows {knows} with a normal source and independent coupling; this flow has "
             f"data '{data.name}', source '{source.name}', coupling '{coupling.name}'. {remedy}"
         )
 

@@ -34,14 +34,17 @@ class Transformer(ConditionalModel):
         super().check(path, coupling, source, data)
         shape = data.shape
         if len(shape) != 3 or shape[1] != shape[2]:
-            raise UserError(f"model 'transformer' needs square images (C, N, N); this data has shape {shape}")
+            remedy = "Use 'unet'." if len(shape) == 3 else "Use 'mlp'."
+            raise UserError(
+                f"flow.model = 'transformer': it needs square images (C, N, N), data '{data.name}' have shape {shape}. {remedy}"
+            )
         if shape[1] % self.patch:
             raise UserError(
-                f"model 'transformer': patch = {self.patch} does not divide images of {shape[1]}×{shape[2]}"
+                f"flow.model = 'transformer': patch = {self.patch} does not divide images of {shape[1]}×{shape[2]}"
             )
         if self.width % 4 or self.width % self.heads:
             raise UserError(
-                f"model 'transformer': width = {self.width} must be a multiple of 4 and of heads = {self.heads}"
+                f"flow.model = 'transformer': width = {self.width} must be a multiple of 4 and of heads = {self.heads}"
             )
 
     def network(self, shape: tuple[int, ...], seeds: Sequence[int], classes: int | None = None) -> TransformerNetwork:

@@ -40,21 +40,27 @@ class UNet(ConditionalModel):
         super().check(path, coupling, source, data)
         shape = data.shape
         if len(shape) != 3:
-            raise UserError(f"model 'unet' needs images (C, H, W); this data has shape {shape}. Use 'mlp'.")
+            raise UserError(
+                f"flow.model = 'unet': it needs images (C, H, W), data '{data.name}' have shape {shape}. Use 'mlp'."
+            )
         if any(side % 2 ** (len(self.multipliers) - 1) for side in shape[1:]):
             raise UserError(
-                f"model 'unet': {len(self.multipliers)} levels do not divide images of {shape[1]}×{shape[2]}"
+                f"flow.model = 'unet': {len(self.multipliers)} levels do not divide images of {shape[1]}×{shape[2]}"
             )
         if self.channels % self.groups:
-            raise UserError(f"model 'unet': channels = {self.channels} must be a multiple of {self.groups} (groups)")
+            raise UserError(
+                f"flow.model = 'unet': channels = {self.channels} must be a multiple of {self.groups} (groups)"
+            )
         attended = [self.channels * m for m, a in zip(self.multipliers, self.attended(shape[1]), strict=True) if a]
         if self.attention and not attended:
             sides = [shape[1] // 2**level for level in range(len(self.multipliers))]
             raise UserError(
-                f"model 'unet': attention at {list(self.attention)}, but its levels are {sides} pixels high"
+                f"flow.model = 'unet': attention at {list(self.attention)}, but its levels are {sides} pixels high"
             )
         if odd := [c for c in attended if c % self.head_channels]:
-            raise UserError(f"model 'unet': head_channels = {self.head_channels} does not divide {odd[0]} channels")
+            raise UserError(
+                f"flow.model = 'unet': head_channels = {self.head_channels} does not divide {odd[0]} channels"
+            )
 
     def attended(self, size: int) -> list[bool]:
         """Which levels, from the finest, have attention in images of this height."""

@@ -1,7 +1,7 @@
 """Two results, cell by cell: better, worse, no significant difference, or not comparable and why.
 
 One test for every cell, on the difference b − a of the means over seeds (`contrasts.combination`). p-values are
-corrected by Holm over all cells tested.
+corrected by Holm over all cells tested. A metric without a direction is tested too: where it differs, it is no better or worse.
 
 With one seed a side only the samples' part is known: the verdict is then about these two trained flows.
 """
@@ -22,6 +22,7 @@ from ..statistics import holm
 from ..table import cell_key, flow_labels, of_flows, records, sampler_labels
 
 BETTER, WORSE, SAME, INCOMPARABLE = "better", "worse", "no significant difference", "not comparable"
+UNDIRECTED = "no direction: it differs, and the metric is neither better higher nor lower"
 MACHINE = {"seconds", "samples_per_second", "peak_memory_mb"}  # metrics that measure the machine too
 
 COLUMNS: dict[str, str] = {
@@ -62,6 +63,8 @@ def compare(a: Results, b: Results, alpha: float = 0.05) -> pd.DataFrame:
     for line, p_value in zip(tested, holm([line["p_value"] for line in tested]), strict=True):
         good = line["difference"] > 0 if line["higher_is_better"] else line["difference"] < 0
         line["verdict"] = SAME if p_value > alpha else BETTER if good else WORSE
+        if line["verdict"] != SAME and line["higher_is_better"] is None:
+            line |= {"verdict": INCOMPARABLE, "reason": UNDIRECTED}
         line["p_value"] = p_value
     columns = {name: pd.Series([line[name] for line in lines], dtype=object) for name in COLUMNS}
     return pd.DataFrame(columns).astype(dict[Any, Any](COLUMNS))
@@ -117,8 +120,6 @@ def _line(rows_a: list[Row], rows_b: list[Row], a: Results, b: Results, alpha: f
     if not math.isfinite(difference.stderr) and difference.value != 0:
         return line | {"reason": "uncertainty undefined: no standard error, and fewer than three seeds in common"}
     p_value = difference.p_value if math.isfinite(difference.stderr) else 1.0
-    if line["higher_is_better"] is None:
-        return line | {"p_value": p_value, "reason": "no direction: the metric is neither better higher nor lower"}
     notes = ["identical"] if difference.value == 0 else []
     notes += ["one seed: holds for these trained flows"] if min(line["seeds_a"], line["seeds_b"]) == 1 else []
     return line | {"p_value": p_value, "verdict": None, "reason": "; ".join(notes) or None}
@@ -139,6 +140,10 @@ def _obstacle(rows_a: list[Row], rows_b: list[Row], a: Results, b: Results) -> s
         values = [sorted({str(row[name]) for row in rows}) for rows in (rows_a, rows_b)]
         if values[0] != values[1]:
             return f"{name} differs: {', '.join(values[0])} against {', '.join(values[1])}"
+    made = [list(dict.fromkeys(p for row in rows for p in _protocol(row))) for rows in (rows_a, rows_b)]
+    if set(made[0]) != set(made[1]):
+        alone = ["; ".join(p for p in one if p not in other) or "no such" for one, other in (made, made[::-1])]
+        return f"protocol differs: {alone[0]} against {alone[1]}"
     scales = [side.manifest.get("data", {}).get(rows_a[0]["data"]) for side in (a, b)]
     if all(isinstance(scale, dict) for scale in scales) and not _close(*scales):
         return f"data scale differs: {json.dumps(scales[0])} against {json.dumps(scales[1])}"
@@ -150,6 +155,11 @@ def _obstacle(rows_a: list[Row], rows_b: list[Row], a: Results, b: Results) -> s
         if hardware[0] != hardware[1] or devices[0] != devices[1]:
             return "hardware differs"
     return None
+
+
+def _protocol(row: Row) -> list[str]:
+    """How a value was made, in the parts that a metric tells it in."""
+    return str(row["protocol"]).split("; ") if row["protocol"] is not None else ["none told"]
 
 
 def _close(a: dict[str, Any], b: dict[str, Any]) -> bool:

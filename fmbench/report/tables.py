@@ -65,6 +65,7 @@ def sampled_grid(summary: pd.DataFrame, metric: str) -> Grid:
     for row in rows:
         if row["flow"] != "floor":
             nfe = "adaptive" if row["rtol"] is not None else "" if row["nfe"] is None else f"{row['nfe']:g}"
+            nfe = "" if row["solver"] == REFERENCE else nfe  # its calls are an outcome, other ones for each flow
             lines.setdefault((row["sampler"] or "", nfe), {})[row["flow"]] = row
     solvers = list(dict.fromkeys(sampler for sampler, _ in lines))
     printed: list[tuple[tuple[str, ...], tuple[Cell | None, ...]]] = []

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -338,16 +339,21 @@ def test_a_job_starts_when_all_that_it_needs_is_there(tiny: Tiny) -> None:
 
 
 def test_a_lost_job_is_tried_in_pieces_once(tiny: Tiny) -> None:
-    schedule = _Schedule(jobs_of(tiny))
+    heard: Counter[str] = Counter()
+    schedule = _Schedule(jobs_of(tiny), tell=lambda what, amount: heard.update({what: amount}))
     provided = {key for job in schedule.waiting for key in job.provides}
+    announced = sum((Counter(job.amounts()) for job in schedule.waiting), Counter())
     lost = 0
     while (job := schedule.next()) is not None:
         lost += 1
+        for what, amount in job.amounts().items():
+            schedule.heard(job, what, amount // 2)  # is told again by the pieces
         schedule.lose(job, "gone")  # every worker dies, always
         assert lost < 200
     assert schedule.waiting == []
     assert set(schedule.outcomes) == provided
     assert {outcome.status for outcome in schedule.outcomes.values()} == {"failed"}
+    assert heard == announced
 
 
 def test_pieces_provide_what_the_whole_did(tiny: Tiny) -> None:
@@ -356,6 +362,8 @@ def test_pieces_provide_what_the_whole_did(tiny: Tiny) -> None:
         assert len(pieces) != 1
         assert sorted(itertools.chain(*(p.provides for p in pieces))) == (sorted(job.provides) if pieces else [])
         assert not any(piece.pieces() for piece in pieces)
+        if pieces:
+            assert sum((Counter(piece.amounts()) for piece in pieces), Counter()) == Counter(job.amounts())
 
 
 # ---- devices ----

@@ -222,7 +222,7 @@ def test_labels_by_hand() -> None:
 def test_label_ot_refuses_what_has_no_labels() -> None:
     coupling, normal_law = LabelOT(), DATA.build("normal")
     coupling.check(normal_law, DATA.build("moons"))
-    with pytest.raises(UserError, match=r"'label-ot' pairs within labels, and data set 's-curve' has none: use 'minib"):
+    with pytest.raises(UserError, match=r"flow.coupling = 'label-ot': .* data set 's-curve' has none. Use 'minib"):
         coupling.check(normal_law, DATA.build("s-curve"))
     x = normal(4, 2, 0)
     with pytest.raises(TypeError, match="needs labels, these data have none"):

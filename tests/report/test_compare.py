@@ -49,6 +49,13 @@ def test_a_known_shift_gets_its_verdict(higher: bool, shift: float, expected: st
         ({"stderr": math.inf}, {"value": 2.0}, "uncertainty undefined"),
         ({"stderr": None}, {"value": 2.0}, "uncertainty undefined"),
         ({"higher_is_better": None}, {"value": 2.0, "higher_is_better": None}, "no direction"),
+        (
+            {"protocol": "features inception; reference cifar10 train, 50000 images; uint8"},
+            {"protocol": "features inception; reference cifar10 test, 10000 images; uint8"},
+            "protocol differs: reference cifar10 train, 50000 images against reference cifar10 test, 10000 images",
+        ),
+        ({"protocol": "a; b"}, {"protocol": "a"}, "protocol differs: b against no such"),
+        ({"protocol": "features inception"}, {}, "protocol differs: features inception against none told"),
         ({"metric": "seconds", "device": "cpu"}, {"metric": "seconds", "device": "cuda"}, "hardware differs"),
         ({"value": math.inf}, {}, "no finite value in a"),
     ],
@@ -57,6 +64,14 @@ def test_what_cannot_be_compared_says_why(a: dict[str, Any], b: dict[str, Any], 
     found, why = verdict(row(**a), row(**b))
     assert found == INCOMPARABLE
     assert why.startswith(reason)
+
+
+def test_without_a_direction_there_is_no_better_and_still_a_same() -> None:
+    same = row("w2_squared", higher_is_better=None)
+    assert verdict(same, same)[0] == SAME
+    assert verdict(same, same | {"value": 1.005})[0] == SAME  # stderr 0.01 a side
+    told = verdict(same | {"protocol": "a; b"}, same | {"protocol": "a; b"})
+    assert told[0] == SAME
 
 
 def test_hardware_data_scale_and_missing_cells() -> None:
