@@ -137,7 +137,7 @@ def run(
         store.ready()  # found by the first job, it would be told seconds later, and beside an empty folder
     folder = ResultFolder(Path("results") / plan.suite.suite if out is None else named(out))
     with folder.locked():
-        watcher.planned(plan, work, devices)
+        watcher.planned(plan, work, used)
         last = time.monotonic()
         board = None if log is None else TensorBoard(folder.directory / log, plan)
 

@@ -70,7 +70,10 @@ def run(
     workers: Workers = None,
     ray: Ray = None,
     devices_per_flow: Annotated[
-        int, typer.Option(help="GPUs that train one flow, each a part of every batch: the same flow, sooner.")
+        int,
+        typer.Option(
+            help="Devices that train one flow, each a part of every batch; what is not training uses the first of them."
+        ),
     ] = 1,
     dry_run: DryRun = False,
     quiet: Quiet = False,

@@ -19,7 +19,9 @@ from typing import Any
 from ..errors import UserError
 
 START = "from fmbench.lifeline import hold_on_to; hold_on_to({parent}); from {module} import main; main()"
-OWN_COMPONENTS = "Components of your own belong in a file given with --plugin (plugins=…), or use one worker."
+OWN_COMPONENTS = (
+    "Components of your own belong in a file given with --plugin (plugins=…), or use one worker and one device."
+)
 
 Tell = Callable[[str, Any], None]  # a message: its kind and its content
 

@@ -46,6 +46,11 @@ class Ranks:
     devices: Sequence[str]
     plugins: Sequence[str] = ()
 
+    @classmethod
+    def beside(cls, device: str, count: int, plugins: Sequence[str]) -> Ranks | None:
+        """Those of a worker: its own device and the next ones; None where it has one alone, and trains itself."""
+        return cls(neighbours(device, count), plugins) if count > 1 else None
+
     def train(
         self,
         specs: Sequence[FlowSpec],

@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..store import Store
 from .child import Child, connected
 from .jobs import Bench, Job
-from .ranks import Ranks, neighbours
+from .ranks import Ranks
 
 GRACE = 10.0  # seconds that an interrupted thread may stay inside a library
 
@@ -55,8 +55,8 @@ class ThreadWorker(Worker):
         self, messages: queue.Queue[Message], device: str, store: Store, plugins: Sequence[str], devices_per_flow: int
     ):
         super().__init__(messages, device)
-        together = ranks(device, devices_per_flow, plugins)
-        self.bench = Bench(store, device, lambda what, amount: self._tell("progress", (what, amount)), together)
+        ranks = Ranks.beside(device, devices_per_flow, plugins)
+        self.bench = Bench(store, device, lambda what, amount: self._tell("progress", (what, amount)), ranks)
 
     def _start(self, job: Job) -> None:
         self.thread = threading.Thread(target=self._work, args=(job,), daemon=True)
@@ -115,17 +115,12 @@ def one_thread(device: str) -> Any:
         torch.set_num_threads(before)
 
 
-def ranks(device: str, devices_per_flow: int, plugins: Sequence[str]) -> Ranks | None:
-    """What trains instead of the worker itself, where a flow has several devices: the worker's own and the next ones."""
-    return Ranks(neighbours(device, devices_per_flow), plugins) if devices_per_flow > 1 else None
-
-
 def main() -> None:
     """The worker process: job after job until its input ends."""
     greeting, receive, tell = connected()
     device = greeting["device"]
-    together = ranks(device, greeting["devices_per_flow"], greeting["plugins"])
-    bench = Bench(greeting["store"], device, lambda what, amount: tell("progress", (what, amount)), together)
+    ranks = Ranks.beside(device, greeting["devices_per_flow"], greeting["plugins"])
+    bench = Bench(greeting["store"], device, lambda what, amount: tell("progress", (what, amount)), ranks)
     with one_thread(device):
         while True:
             try:

@@ -2,7 +2,8 @@
 
 The batch of step i is a function of (seed, i) alone, and every number of one seed's training is computed by the same
 arithmetic however many seeds run beside it: a flow trained in company or resumed from a checkpoint equals, bit for
-bit, the flow trained alone and undisturbed (on one thread, as workers on a CPU compute).
+bit, the flow trained alone and undisturbed (on one thread, as workers on a CPU compute). So does one that several devices
+share, of the flow that as many have trained.
 """
 
 from __future__ import annotations

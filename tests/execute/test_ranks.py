@@ -89,6 +89,7 @@ def test_a_resumed_training_is_the_undisturbed_one(case: str, plugin: Plugin) ->
     if "dropout" not in case:
         gaps = [(whole.weights[name] - w).norm() / w.norm() for name, w in alone.weights.items()]
         assert max(gaps) < 1e-4  # as in test_share
+        assert [loss for _, loss in whole.losses] == pytest.approx([loss for _, loss in alone.losses], rel=1e-5)
 
 
 @in_proc
