@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ import pandas as pd
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parent.parent / "stages"))
+sys.path += [str(Path(__file__).parent.parent / "stages"), str(Path(__file__).parent.parent)]
+from test_kill import alive, eventually
 from toy_flows import flow
 
 from fmbench.api import outline, run
@@ -52,27 +51,6 @@ def same(a: Trained, b: Trained) -> bool:
     return a.losses == b.losses and all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
 
 
-def alive(cache: Path) -> list[int]:
-    """Processes whose environment names this cache, the test's own aside."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if int(folder.name) != os.getpid() and str(cache).encode() in (folder / "environ").read_bytes():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
-
-
-def eventually(condition: Callable[[], Any], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return bool(condition())
-
-
 @pytest.mark.parametrize("case", ["mlp", pytest.param("unet with dropout", marks=pytest.mark.slow)])
 def test_a_resumed_training_is_the_undisturbed_one(case: str, plugin: Plugin) -> None:
     """Bit for bit; and, where nothing is dropped out, that of one device up to rounding."""
@@ -88,7 +66,7 @@ def test_a_resumed_training_is_the_undisturbed_one(case: str, plugin: Plugin) ->
     assert not same(whole, alone), "nothing was shared"
     if "dropout" not in case:
         gaps = [(whole.weights[name] - w).norm() / w.norm() for name, w in alone.weights.items()]
-        assert max(gaps) < 1e-4  # as in test_share
+        assert max(gaps) < 1e-5  # as in test_share, of a network that normalises nothing
         assert [loss for _, loss in whole.losses] == pytest.approx([loss for _, loss in alone.losses], rel=1e-5)
 
 
