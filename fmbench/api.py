@@ -25,6 +25,7 @@ from .claims.judge import judge
 from .disk import named
 from .errors import UserError, unknown
 from .execute import Missing, Outcome, devices_for, execute, missing
+from .execute.ranks import neighbours
 from .machine import commit, hardware, versions
 from .naming import flow_columns
 from .plan import Cell, Plan, make_plan
@@ -73,13 +74,14 @@ def outline(
     device: str | None = None,
     workers: int | None = None,
     ray: str | None = None,
+    devices_per_flow: int = 1,
     plugins: Sequence[str] = (),
 ) -> Outline:
     """The plan of a suite compared with the cache; nothing is computed or written. Arguments as in `run`."""
     load_plugins(plugins)
-    devices_for(device, workers, ray)
+    devices_for(device, workers, ray, devices_per_flow)
     plan = make_plan(_suite(suite, set), only)
-    return Outline(plan, missing(plan, Store()))
+    return Outline(plan, missing(plan, Store(), devices_per_flow=devices_per_flow))
 
 
 def run(
@@ -91,6 +93,7 @@ def run(
     device: str | None = None,
     workers: int | None = None,
     ray: str | None = None,
+    devices_per_flow: int = 1,
     plugins: Sequence[str] = (),
     log: str | None = None,
     watcher: Watcher | None = None,
@@ -106,6 +109,8 @@ def run(
         workers: worker processes; one for each core or GPU when None.
         ray: address of a Ray cluster, "auto" for the one at hand, whose devices take the place of this machine's; all its
             nodes see one FMBENCH_CACHE.
+        devices_per_flow: how many devices of this machine train one flow, each a part of every batch; a worker holds so many,
+            and does all but training on the first of them. The flow is the same up to rounding and a network's own dropout.
         plugins: Python files that register a user's own components.
         log: "tensorboard" for loss and throughput of the trainings in `<out>/tensorboard`.
         watcher: hears of progress.
@@ -123,15 +128,16 @@ def run(
     for part in [part for task in wanted.problems() for part in (task.data, task.source)]:
         part.prepare()  # before the plan, whose keys name the data's content
     plan = make_plan(wanted, only)
-    devices = devices_for(device, workers, ray)
+    devices = devices_for(device, workers, ray, devices_per_flow)
+    used = [each for device in devices for each in neighbours(device, devices_per_flow)]
     store, watcher = Store(), watcher or Nobody()
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
-    work = missing(plan, store, len(devices))
+    work = missing(plan, store, len(devices), devices_per_flow)
     if work.jobs:
         store.ready()  # found by the first job, it would be told seconds later, and beside an empty folder
     folder = ResultFolder(Path("results") / plan.suite.suite if out is None else named(out))
     with folder.locked():
-        watcher.planned(plan, work, devices)
+        watcher.planned(plan, work, used)
         last = time.monotonic()
         board = None if log is None else TensorBoard(folder.directory / log, plan)
 
@@ -147,7 +153,7 @@ def run(
             """The table so far, and before it how it is being made: a table never stands beside another run's manifest."""
             if not (measured := rows(plan, known)):
                 return
-            folder.write_json("manifest.json", {**manifest(plan, known, store, devices), "finished": None})
+            folder.write_json("manifest.json", {**manifest(plan, known, store, used), "finished": None})
             folder.write_table(frame(measured))
 
         def snapshot(outcomes: dict[str, Outcome]) -> None:
@@ -167,6 +173,7 @@ def run(
                     devices=devices,
                     plugins=plugins,
                     ray=ray is not None,
+                    devices_per_flow=devices_per_flow,
                     on_progress=heard,
                     on_outcomes=snapshot,
                 )
@@ -178,7 +185,7 @@ def run(
         if board is not None:
             board.close()
         table = frame(rows(plan, outcomes))
-        facts = manifest(plan, outcomes, store, devices)
+        facts = manifest(plan, outcomes, store, used)
         per_sample = paired.gather(plan, store) if plan.suite.claims else {}
         verdicts = [v.record() for v in judge(Results(table, facts), plan.suite.claims, per_sample)]
         judged = (folder.read_json("claims.json") or []) == verdicts
@@ -304,6 +311,8 @@ def _flow_facts(flow: FlowSpec, store: Store) -> dict[str, Any]:
     info = store.info(flow.key) or {}
     losses = info.get("losses") or [[None, None]]
     trained = {"loss": losses[-1][1], "train_seconds": info.get("seconds"), "device": info.get("device")}
+    if "devices" in info:  # trained on several
+        trained["devices"] = info["devices"]
     return {"key": flow.key, **flow_columns(flow), **(trained if flow.model.trained else {})}
 
 

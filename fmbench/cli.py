@@ -69,6 +69,12 @@ def run(
     device: Device = None,
     workers: Workers = None,
     ray: Ray = None,
+    devices_per_flow: Annotated[
+        int,
+        typer.Option(
+            help="Devices that train one flow, each a part of every batch; what is not training uses the first of them."
+        ),
+    ] = 1,
     dry_run: DryRun = False,
     quiet: Quiet = False,
     data_root: DataRoot = None,
@@ -94,7 +100,7 @@ def run(
 
     what: dict[str, Any] = {
         "set": overrides or [], "only": only or [], "device": device, "workers": workers, "ray": ray,
-        "plugins": [str(file) for file in plugin or []],
+        "plugins": [str(file) for file in plugin or []], "devices_per_flow": devices_per_flow,
     }  # fmt: skip
     if dry_run:
         terminal.print_outline(outline(suite, **what))

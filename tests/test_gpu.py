@@ -18,6 +18,7 @@ sys.path.append(str(Path(__file__).parent / "stages"))
 from toy_flows import flow
 
 from fmbench.api import run
+from fmbench.execute.ranks import Ranks
 from fmbench.flow import PATHS
 from fmbench.flow.oracles import EmpiricalVelocity
 from fmbench.flow.velocity import Velocity
@@ -191,6 +192,29 @@ def test_a_batch_that_the_memory_does_not_hold_is_halved() -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert many.batch < 2**13
     assert gap(many.x, few.x) < 1e-4
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("settings", [{}, {"precision": "bfloat16", "compile": True}], ids=str)
+def test_two_gpus_train_one_flow(settings: dict[str, Any], plugin: Any) -> None:
+    """What one trains, up to rounding; and from a checkpoint what an undisturbed training gives, up to a GPU's own order."""
+    network = {**UNET, "dropout": 0.0}
+    spec = flow(data="digits", model=network, batch=64, samples=64 * 20, ema_samples=640, **settings)
+    saved: dict[int, Any] = {}
+    ranks = Ranks(["cuda:0", "cuda:1"], [plugin("checkpoints_of_every_step")])
+    (whole,), (again,) = ranks.train([spec], checkpoint=saved.__setitem__), ranks.train([spec])
+    (resumed,), alone = ranks.train([spec], states=saved[10]), trained(spec)
+    assert isinstance(whole, Trained)
+    assert isinstance(again, Trained)
+    assert isinstance(resumed, Trained)
+
+    def distance(a: Trained, b: Trained) -> float:
+        return max(gap(a.weights[name], w) for name, w in b.weights.items() if w.norm() > 0)
+
+    assert distance(resumed, whole) <= 10 * distance(again, whole) + 1e-7
+    assert abs(whole.losses[-1][1] / alone.losses[-1][1] - 1) < 0.02
+    if not settings:
+        assert distance(whole, alone) < 1e-2
 
 
 @pytest.mark.parametrize("model", MODELS.names())

@@ -56,10 +56,13 @@ def stored(store: Store, key: str) -> Outcome | None:
     return None if info is None else Outcome(**info)
 
 
-def missing(plan: Plan, store: Store, workers: int = 1) -> Missing:
+def missing(plan: Plan, store: Store, workers: int = 1, devices_per_flow: int = 1) -> Missing:
     """Compares a plan with the store, and cuts what is left into jobs for so many workers.
 
     Failures are not stored, so a re-run tries them again.
+
+    Raises:
+        UserError: a batch of what is to be trained cannot be shared by so many devices.
     """
     specs = {cell.spec.key: cell.spec for cell in plan.cells}
     outcomes = {key: found for key in specs if (found := stored(store, key)) is not None}
@@ -82,7 +85,7 @@ def missing(plan: Plan, store: Store, workers: int = 1) -> Missing:
         if not isinstance(cell, ReferenceSpec):
             jobs.append(_cell_job(cell, group, needs=(*_flow_keys(cell.flow), reference.key)))
     solved = {spec.flow.key: spec.flow for spec in (*references.values(), *(spec.cell for spec in measures))}
-    jobs = _flow_jobs(list(solved.values()), pairings, store, workers) + jobs
+    jobs = _flow_jobs(list(solved.values()), pairings, store, workers, devices_per_flow) + jobs
     provided = {key for job in jobs for key in job.provides}
     jobs = [replace(job, needs=tuple(key for key in job.needs if key in provided)) for job in jobs]
     return Missing(outcomes, jobs)
@@ -101,11 +104,13 @@ def _cell_job(cell: SampleSpec | ReferenceSpec, measures: Sequence[MeasureSpec],
     return CellJob((cell.key, *(m.key for m in measures)), needs, cell=cell, measures=tuple(measures))
 
 
-def _flow_jobs(flows: Sequence[FlowSpec], pairs: Sequence[PairsSpec], store: Store, workers: int) -> list[Job]:
+def _flow_jobs(
+    flows: Sequence[FlowSpec], pairs: Sequence[PairsSpec], store: Store, workers: int, devices_per_flow: int
+) -> list[Job]:
     """Training and pair-drawing jobs for flows and pairs (and the rounds before them) that the store lacks.
 
     Flows that differ in their seed alone share a job where their model says that this is faster, but not so many that a
-    worker is left without one.
+    worker is left without one; on several devices a flow is trained alone.
     """
     wanted: dict[str, FlowSpec] = {}
     drawn: dict[str, PairsJob] = {}
@@ -127,13 +132,19 @@ def _flow_jobs(flows: Sequence[FlowSpec], pairs: Sequence[PairsSpec], store: Sto
         want_pairs(spec)
     groups: dict[str, list[FlowSpec]] = {}
     for flow in wanted.values():
+        if flow.train.batch % devices_per_flow:
+            raise UserError(
+                f"--devices-per-flow {devices_per_flow}: train.batch = {flow.train.batch} cannot be shared equally. "
+                "Give a divisor of the batch, or another batch (--set train.batch=…)"
+            )
         siblings = flow.model_copy(update={"seed": 0, "pairs": None}).key
         groups.setdefault(siblings, []).append(flow)
     beside = Counter(_level(group[0]) for group in groups.values())  # groups that can train at the same time
     trainings: list[TrainJob] = []
     for group in groups.values():
         share = workers // beside[_level(group[0])]
-        parts = max(-(-len(group) // seeds_at_once(group[0])), min(len(group), share))
+        together = seeds_at_once(group[0]) if devices_per_flow == 1 else 1
+        parts = max(-(-len(group) // together), min(len(group), share))
         size = -(-len(group) // parts)
         trainings += [train_job(group[i : i + size]) for i in range(0, len(group), size)]
     # The longest first, so that no worker is left alone with one at the end: OT couplings are slow, then many seeds.
@@ -213,10 +224,14 @@ def execute(
     devices: Sequence[str],
     plugins: Sequence[str] = (),
     ray: bool = False,
+    devices_per_flow: int = 1,
     on_progress: Callable[[str, int], None] = lambda what, amount: None,
     on_outcomes: Callable[[dict[str, Outcome]], None] = lambda outcomes: None,
 ) -> dict[str, Outcome]:
     """Does the missing work, one worker for each entry of `devices` (a device may stand several times); `ray`: on a cluster.
+
+    Args:
+        devices_per_flow: where it is more than 1, a worker trains on its own device and those next to it (`Ranks`).
 
     Returns:
         The outcome of every measured value, old and new, and of the stages behind them.
@@ -232,8 +247,8 @@ def execute(
         if ray:
             return RayWorker(messages, device, store, plugins)
         if len(devices) == 1:
-            return ThreadWorker(messages, device, store)
-        return ProcessWorker(messages, device, store, plugins)
+            return ThreadWorker(messages, device, store, plugins, devices_per_flow)
+        return ProcessWorker(messages, device, store, plugins, devices_per_flow)
 
     workers = [hire(device) for device in devices] if work.jobs else []
     idle = list(workers)
@@ -281,17 +296,27 @@ def execute(
     return schedule.outcomes
 
 
-def devices_for(device: str | None, workers: int | None, ray: str | None = None) -> list[str]:
+def devices_for(
+    device: str | None, workers: int | None, ray: str | None = None, devices_per_flow: int = 1
+) -> list[str]:
     """The device of each worker: every GPU once, or the CPU once for each core, unless told otherwise.
+
+    A worker that trains on several devices is told the first of them.
 
     Raises:
         UserError: the device or the cluster is not there.
     """
     import torch
 
+    if devices_per_flow < 1:
+        raise UserError(f"--devices-per-flow {devices_per_flow}: at least 1")
     if ray is not None:
         if device is not None:
             raise UserError("--device and --ray: the cluster says which devices it has. Give one of the two.")
+        if devices_per_flow > 1:
+            raise UserError(
+                "--devices-per-flow and --ray: on a cluster, a flow is trained on one device. Leave one out."
+            )
         return devices_of_cluster(ray, workers)
 
     if workers is not None and workers < 1:
@@ -301,13 +326,17 @@ def devices_for(device: str | None, workers: int | None, ray: str | None = None)
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise UserError(f"--device {device}: valid are cpu, cuda and cuda:0, cuda:1, …")
     if kind == "cpu":
-        return ["cpu"] * (
-            workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
-        )
+        cores = len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+        return ["cpu"] * (workers or max(1, cores // devices_per_flow))
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0 or (index and int(index) >= count):
         raise UserError(
             f"--device {device}: this machine has {count} CUDA devices that torch can use. Use --device cpu."
         )
-    gpus = [device] if index else [f"cuda:{i}" for i in range(count)]
+    held = 1 if index else count
+    if devices_per_flow > held:
+        raise UserError(
+            f"--devices-per-flow {devices_per_flow}: --device {device} stands for {held} CUDA devices. Give at most so many."
+        )
+    gpus = [device] if index else [f"cuda:{i}" for i in range(0, count - devices_per_flow + 1, devices_per_flow)]
     return (gpus * -(-(workers or len(gpus)) // len(gpus)))[: workers or len(gpus)]

@@ -25,6 +25,7 @@ from ..stages.sample import ReferenceSpec, SampleSpec, pairs_from, reference, sa
 from ..stages.train import State, train
 from ..statistics import Estimate
 from ..store import Store, WriteError
+from .ranks import Ranks
 
 TO_LOOK_AT = 64  # samples of a cell that are stored in any case
 
@@ -135,11 +136,12 @@ class AloneJob(Job):
 
 @dataclass
 class Bench:
-    """Where jobs are done: the store, the device, and the ear that hears of progress."""
+    """Where jobs are done: the store, the device, the ear that hears of progress, and who trains if not this process."""
 
     store: Store
     device: str
     progress: Progress = field(default=lambda what, amount: None)
+    ranks: Ranks | None = None
     fresh: tuple[str, torch.Tensor] | None = field(default=None, init=False)  # the samples at hand, by their key
 
     def run(self, job: Job) -> dict[str, Outcome]:
@@ -162,6 +164,7 @@ class Bench:
     def _train(self, flows: Sequence[FlowSpec]) -> dict[str, Outcome]:
         """Trains flows that differ in their seed alone; those that stand at the same step go on together."""
         outcomes: dict[str, Outcome] = {}
+        training = partial(train, device=self.device) if self.ranks is None else self.ranks.train
         with self.store.locks([flow.key for flow in flows]):
             missing = [flow for flow in flows if not self.store.has(flow.key)]
             outcomes |= {flow.key: Outcome() for flow in flows if flow not in missing}
@@ -173,9 +176,8 @@ class Bench:
             for step, group in groups.items():
                 self.progress("trained", sum(step * flow.train.batch for flow in group))
                 try:
-                    trained = train(
+                    trained = training(
                         group,
-                        device=self.device,
                         pairs=[self._read_pairs(flow.pairs) for flow in group] if group[0].pairs else None,
                         initial=self._initial(group),
                         states=[states[flow.key] for flow in group],
@@ -193,6 +195,8 @@ class Bench:
                         outcomes[flow.key] = _failure(result)
                         continue
                     info = {"losses": result.losses, "seconds": result.seconds, "device": self.device}
+                    if self.ranks is not None:
+                        info["devices"] = len(self.ranks.devices)
                     self.store.write(flow.key, flow.identity(), info, result.weights)
                     self.store.drop_checkpoint(flow.key)
                     outcomes[flow.key] = Outcome()

@@ -1,33 +1,23 @@
-"""Where jobs run: in a thread of this process, or in worker processes that die with it.
-
-A worker process runs `main` of this module. It reads jobs from its standard input and writes messages to what was
-its standard output; nothing of the user's main module is imported, so `fmbench.run` needs no main guard. When the
-parent dies, however it dies, the worker is ended too: by `lifeline`, or because its input ends.
-"""
+"""Where jobs run: in a thread of this process, or in worker processes that die with it (see `child`)."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
-import pickle
 import queue
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..errors import UserError
 from ..store import Store
+from .child import Child, connected
 from .jobs import Bench, Job
+from .ranks import Ranks
 
-START = (
-    "from fmbench.lifeline import hold_on_to; hold_on_to({parent}); from fmbench.execute.workers import main; main()"
-)
 GRACE = 10.0  # seconds that an interrupted thread may stay inside a library
-OWN_COMPONENTS = "Components of your own belong in a file given with --plugin (plugins=…), or use one worker."
 
 
 @dataclass(frozen=True)
@@ -61,9 +51,12 @@ class Worker:
 class ThreadWorker(Worker):
     """Jobs in this process."""
 
-    def __init__(self, messages: queue.Queue[Message], device: str, store: Store):
+    def __init__(
+        self, messages: queue.Queue[Message], device: str, store: Store, plugins: Sequence[str], devices_per_flow: int
+    ):
         super().__init__(messages, device)
-        self.bench = Bench(store, device, lambda what, amount: self._tell("progress", (what, amount)))
+        ranks = Ranks.beside(device, devices_per_flow, plugins)
+        self.bench = Bench(store, device, lambda what, amount: self._tell("progress", (what, amount)), ranks)
 
     def _start(self, job: Job) -> None:
         self.thread = threading.Thread(target=self._work, args=(job,), daemon=True)
@@ -93,53 +86,19 @@ class ThreadWorker(Worker):
 class ProcessWorker(Worker):
     """Jobs in a process of their own."""
 
-    def __init__(self, messages: queue.Queue[Message], device: str, store: Store, plugins: Sequence[str]):
+    def __init__(
+        self, messages: queue.Queue[Message], device: str, store: Store, plugins: Sequence[str], devices_per_flow: int
+    ):
         super().__init__(messages, device)
-        # Read when the numerical libraries load: one thread a worker, which also makes results independent of the cores.
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", START.format(parent=os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **threads, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is the parent's to handle
-        )
-        self._send({"store": store, "device": device, "plugins": list(plugins)})
-        self.listener = threading.Thread(target=self._listen, daemon=True)
-        self.listener.start()
+        self.child = Child(__name__, lambda kind, content: messages.put(Message(self, kind, content)))
+        about = {"store": store, "device": device, "devices_per_flow": devices_per_flow}
+        self.child.send({**about, "plugins": list(plugins)})
 
     def _start(self, job: Job) -> None:
-        self._send(job)
-
-    def _send(self, item: Any) -> None:
-        assert self.process.stdin is not None
-        try:
-            content = pickle.dumps(item)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise UserError(f"a job cannot be sent to a worker process ({error}). {OWN_COMPONENTS}") from None
-        with contextlib.suppress(BrokenPipeError):  # its death is told by _listen
-            self.process.stdin.write(content)
-            self.process.stdin.flush()
-
-    def _listen(self) -> None:
-        assert self.process.stdout is not None
-        while True:
-            try:
-                kind, content = pickle.load(self.process.stdout)
-            except (EOFError, pickle.UnpicklingError, OSError, ValueError):
-                code = self.process.wait()
-                self.messages.put(Message(self, "died", f"the worker process ended (exit code {code}); out of memory?"))
-                return
-            self.messages.put(Message(self, kind, content))
+        self.child.send(job)
 
     def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.listener.join()
-        with contextlib.suppress(OSError):  # what it had not read yet
-            self.process.communicate()
+        self.child.close()
 
 
 @contextlib.contextmanager
@@ -156,44 +115,18 @@ def one_thread(device: str) -> Any:
         torch.set_num_threads(before)
 
 
-def serve(jobs: BinaryIO, messages: BinaryIO) -> None:
-    """The worker's side: a greeting, then job after job until the input ends."""
-    lock, inbox = threading.Lock(), queue.Queue[Any]()
-
-    def tell(kind: str, content: Any) -> None:
-        with lock:
-            pickle.dump((kind, content), messages)
-            messages.flush()
-
-    def read() -> None:
+def main() -> None:
+    """The worker process: job after job until its input ends."""
+    greeting, receive, tell = connected()
+    device = greeting["device"]
+    ranks = Ranks.beside(device, greeting["devices_per_flow"], greeting["plugins"])
+    bench = Bench(greeting["store"], device, lambda what, amount: tell("progress", (what, amount)), ranks)
+    with one_thread(device):
         while True:
             try:
-                inbox.put(pickle.load(jobs))
-            except (EOFError, OSError):
-                os._exit(0)
-            except Exception as error:
-                tell("stop", f"a worker process does not know what a job names ({error}). {OWN_COMPONENTS}")
-                return
-
-    greeting = pickle.load(jobs)
-    from ..plugins import load_plugins
-
-    load_plugins(greeting["plugins"])  # before the first job, which may name what they define
-    threading.Thread(target=read, daemon=True).start()
-    bench = Bench(greeting["store"], greeting["device"], lambda what, amount: tell("progress", (what, amount)))
-    with one_thread(bench.device):
-        while True:
-            try:
-                tell("done", bench.run(inbox.get()))
+                tell("done", bench.run(receive()))
             except UserError as error:
                 tell("stop", str(error))
             except BaseException as error:  # a component that exits: this worker is not trusted with another job
                 tell("died", repr(error))
                 os._exit(1)
-
-
-def main() -> None:
-    """The worker process. Whatever a library prints must not stand among the messages."""
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    serve(sys.stdin.buffer, out)

@@ -2,7 +2,8 @@
 
 The batch of step i is a function of (seed, i) alone, and every number of one seed's training is computed by the same
 arithmetic however many seeds run beside it: a flow trained in company or resumed from a checkpoint equals, bit for
-bit, the flow trained alone and undisturbed (on one thread, as workers on a CPU compute).
+bit, the flow trained alone and undisturbed (on one thread, as workers on a CPU compute). So does one that several devices
+share, of the flow that as many have trained.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ..randomness import seed_of
 from .arithmetic import cast, products
 from .flow import FlowSpec, Pairs, TrainSettings, parametrisation, untrained
 from .minibatches import minibatches
+from .share import WHOLE, Share
 
 ALIGNMENT = 64  # floats: whole vector registers and cache lines, unrolled
 CHECKPOINT_SECONDS = 15.0
@@ -53,10 +55,10 @@ class PackedParameters:
         for (_, parameter), piece in zip(self.named, self._pieces(self.flat), strict=True):
             parameter.data = piece.view(parameter.shape)
 
-    def backward(self, loss: Tensor) -> Tensor:
-        """The gradient `(S, P)` of a sum of the networks' own losses."""
+    def backward(self, loss: Tensor, share: Share = WHOLE) -> Tensor:
+        """The gradient `(S, P)` of a sum of the networks' own losses, the mean over all ranks."""
         gradients = torch.autograd.grad(loss, [p for _, p in self.named])
-        self.flat.grad = self._row(gradients)
+        self.flat.grad = share.mean(self._row(gradients))
         return self.flat.grad
 
     def unpack(self, row: Tensor) -> dict[str, Tensor]:
@@ -102,6 +104,7 @@ def train(
     checkpoint: Callable[[int, list[State]], None] | None = None,
     progress: Callable[[int], None] = lambda samples: None,
     curves: Callable[[int, Tensor], None] | None = None,
+    share: Share = WHOLE,
 ) -> list[Trained | Diverged]:
     """Trains flows that differ in nothing but their seed.
 
@@ -113,6 +116,8 @@ def train(
         checkpoint: called every few seconds with the step and each seed's state.
         progress: called with the samples seen since the last call, summed over seeds.
         curves: called about a hundred times with the samples that each seed has seen, and their mean losses `(S,)` since.
+        share: the part of every minibatch that is computed here; the other ranks train the same flows at the same time. States
+            are those of the whole: another number of ranks goes on from them, equal up to rounding and dropout.
 
     Returns:
         For each spec its weights, or `Diverged` where the loss left the finite numbers.
@@ -146,22 +151,25 @@ def train(
     pause = CHECKPOINT_SECONDS
 
     with products(settings.precision, device):
-        for step, (t, inputs, targets, label) in minibatches(specs, start, steps, data_std, pairs, device):
+        for step, minibatch in minibatches(specs, start, steps, data_std, pairs, device):
+            t, inputs, targets, label = share.of(minibatch)
             for group in optimiser.param_groups:
                 group["lr"] = _learning_rate(settings, step)
             with ExitStack() as during:  # contexts cost as much as a small network's layer: only those that are needed
                 if settings.precision == "bfloat16":
                     during.enter_context(cast(settings.precision, device))
                 if draws:
-                    during.enter_context(_own_randomness(device, "dropout", first.reflow, first.seed, step))
+                    during.enter_context(
+                        _own_randomness(device, "dropout", first.reflow, first.seed, step, *share.names)
+                    )
                 predicted = called(t, inputs) if label is None else called(t, inputs, label)
             loss = settings.loss.of(predicted.float() - targets, settings.weight.at(reading, t))
-            gradient = packed.backward(loss.sum())
+            gradient = packed.backward(loss.sum(), share)
             if settings.clip is not None:
                 gradient *= (settings.clip / (gradient.norm(dim=1, keepdim=True) + 1e-12)).clamp(max=1.0)
             optimiser.step()
             average.lerp_(packed.flat, 1 - _ema_decay(settings, step))
-            loss_sum += loss.detach()
+            loss_sum += share.mean(loss.detach())
             # The device is waited for here alone: at the points of the curve and where a checkpoint is due.
             if (step + 1) % log_every == 0 or step + 1 == steps:
                 mean_loss = (loss_sum / (step + 1 - since)).cpu().double()  # float32 cannot count beyond 2²⁴ samples
