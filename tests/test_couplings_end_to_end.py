@@ -41,7 +41,7 @@ def test_flows_train_on_every_coupling(batch: int, tiny: Tiny, measured: Callabl
 
 
 def test_label_ot_without_labels_is_refused_before_anything_is_computed(tiny: Tiny) -> None:
-    with pytest.raises(UserError, match="data set 's-curve' has none. Use 'minibatch-ot'"):
+    with pytest.raises(UserError, match=r"data set 's-curve' has none\. Use 'minibatch-ot'"):
         make_plan(parse(tiny(data="s-curve", flow__coupling="label-ot")))
 
 

@@ -1,7 +1,7 @@
 """Whole runs by the command line, from an empty cache and again: import, training, measuring, report.
 
-    python tests/benchmarks/suites.py                       # those that have a target
-    python tests/benchmarks/suites.py coupling-lab tong-2d  # any others
+python tests/benchmarks/suites.py                       # those that have a target
+python tests/benchmarks/suites.py coupling-lab tong-2d  # any others
 """
 
 from __future__ import annotations
