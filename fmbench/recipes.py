@@ -1,7 +1,9 @@
 """Recipes: published settings of a training, and the network they were published with, by name.
 
 `train: {recipe: torchcfm}` in a suite stands for the plain settings below; keys beside it take their place one by one, and the
-recipe's network is used where `flow.model` is not given. Everything that follows sees settings, never the recipe's name, so a
+recipe's network is used where `flow.model` is not given. A training of fewer `samples` than published warms up and averages
+over the same share of it: whole, the published warm-up and average outlast a short training, whose average is then its
+untrained start. Everything that follows sees settings, never the recipe's name, so a
 flow's key is the same however they were written. All sizes are in images: iterations times the batch.
 """
 
@@ -98,4 +100,11 @@ def with_recipe(suite: Any) -> Any:
     flow = suite.get("flow")
     if isinstance(flow, dict):
         flow = {**flow, "model": flow.get("model", dict(recipe.model))}
-    return {**suite, "flow": flow, "train": {**recipe.train, **own}}
+    return {**suite, "flow": flow, "train": {**recipe.train, **_shorter(recipe.train, own.get("samples")), **own}}
+
+
+def _shorter(train: Mapping[str, Any], samples: Any) -> dict[str, int]:
+    """The sizes that follow from training on fewer samples than published, in proportion."""
+    if not isinstance(samples, int) or not 0 < samples < train["samples"]:
+        return {}
+    return {name: math.ceil(train[name] * samples / train["samples"]) for name in ("warmup", "ema_samples")}

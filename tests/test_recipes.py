@@ -45,6 +45,20 @@ def test_keys_beside_a_recipe_take_their_place(tiny: Tiny) -> None:
     assert parse(suite, ["train.recipe=edm"]).train.batch == 512
 
 
+@every_recipe
+def test_a_shorter_training_keeps_the_recipes_proportions(name: str, tiny: Tiny) -> None:
+    """Else `--set train.samples=…` measures weights that hardly left their start."""
+    suite, published = images(tiny, train={"recipe": name}), RECIPES[name].train
+    for samples in (100_000, published["samples"] // 2):
+        short = parse(suite, [f"train.samples={samples}"]).train
+        for size in ("warmup", "ema_samples"):
+            assert getattr(short, size) == pytest.approx(published[size] * samples / published["samples"], abs=1)
+    own = parse(suite, ["train.samples=100_000", "train.warmup=7", "train.ema_samples=5"]).train
+    assert (own.warmup, own.ema_samples) == (7, 5)
+    longer = parse(suite, [f"train.samples={2 * published['samples']}"]).train
+    assert (longer.warmup, longer.ema_samples) == (published["warmup"], published["ema_samples"])
+
+
 def test_torchcfm_is_as_published(tiny: Tiny) -> None:
     train = parse(images(tiny, train={"recipe": "torchcfm"})).train
     assert train.steps == 400_000

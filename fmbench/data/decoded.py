@@ -13,6 +13,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from torch import Tensor
 from ..disk import cache_folder, write_atomically, writing
 from ..errors import UserError
 from ..identity import canonical
+from ..registry import changed
 from .sources import Source
 
 VERSION = 1  # of the decoding: raise it when the bytes change
@@ -35,11 +37,15 @@ PIXELS, LABELS, RECORD = "pixels.u8", "labels.i64", "record.json"
 
 @dataclass(frozen=True)
 class Reading:
-    """Which columns of a parquet file are the picture and its label; the side of the square that pictures are brought to."""
+    """Which columns of a parquet file are the picture and its label; what side and channels pictures are brought to."""
 
     image: str = "image"
     label: str | None = "label"
     resolution: int | None = None
+    channels: int | None = None
+
+    def identity(self) -> dict[str, Any]:
+        return changed(vars(self), {"channels": None})
 
 
 @dataclass(frozen=True)
@@ -68,14 +74,15 @@ def glance(source: Source, reading: Reading) -> Glance:
     else:
         from pyarrow import parquet
 
-        count = sum(parquet.read_metadata(file).num_rows for file in files)
-        with parquet.ParquetFile(files[0]) as file:
-            _require(source, reading.image, file.schema_arrow.names)
-            rows = next(file.iter_batches(1, columns=[reading.image]), None)
+        with _readable(f"{source.folder} (train)"):
+            count = sum(parquet.read_metadata(file).num_rows for file in files)
+            with parquet.ParquetFile(files[0]) as file:
+                _require(source, reading.image, file.schema_arrow.names)
+                rows = next(file.iter_batches(1, columns=[reading.image]), None)
         if not count or rows is None:
             raise UserError(f"{files[0]} holds no picture")
-        first = rows.column(0)[0].as_py()["bytes"]
-    pixels, encoding = _pixels(first, reading.resolution, str(files[0]))
+        first = _content(rows.column(0)[0].as_py(), str(files[0]))
+    pixels, encoding = _pixels(first, reading, str(files[0]))
     return Glance(encoding, (pixels.shape[0], pixels.shape[1], pixels.shape[2]), count)
 
 
@@ -88,7 +95,9 @@ def decoded(source: Source, split: str, reading: Reading, *, verify: bool = Fals
     Raises:
         UserError: a picture cannot be read or is of another size than the first; (WriteError) the disk is full.
     """
-    identity = {"version": VERSION, "sha256": source.digests[split], **vars(reading)}
+    identity = {"version": VERSION, "sha256": source.digests[split], **reading.identity()}
+    if source.kind == "pictures":  # the folders of both splits number the classes
+        identity |= {"both": source.digest}
     folder = cache_folder() / "decoded" / hashlib.sha256(canonical(identity)).hexdigest()[:16]
     if not _sound(folder, verify):
         with writing(folder):
@@ -140,12 +149,11 @@ def _decode(folder: Path, source: Source, split: str, reading: Reading) -> None:
             block: list[np.ndarray] = []
             for content in contents:
                 place = f"picture {n + len(block)} of {source.folder} ({split})"
-                pixels, encoding = _pixels(content, reading.resolution, place)
+                pixels, encoding = _pixels(_content(content, place), reading, place)
                 shape = shape or pixels.shape
                 if pixels.shape != shape:
-                    raise UserError(
-                        f"{place} has shape {pixels.shape}, the first {shape}: give the data set a resolution, such as 64"
-                    )
+                    cure = "channels, 1 or 3" if pixels.shape[0] != shape[0] else "a resolution, such as 64"
+                    raise UserError(f"{place} has shape {pixels.shape}, the first {shape}: give the data set {cure}")
                 block.append(pixels)
                 encodings[encoding] += 1
             stack = np.stack(block)
@@ -174,7 +182,7 @@ def _decode(folder: Path, source: Source, split: str, reading: Reading) -> None:
         "mean": float(total.sum() / (n * total.size)),
         "std": float(np.sqrt(variance.mean())),
         "files": {name: [(folder / name).stat().st_size, _sha256(folder / name)] for name in (PIXELS, LABELS)},
-        "source": {"sha256": source.digests[split], "split": split, **vars(reading), "version": VERSION},
+        "source": {"sha256": source.digests[split], "split": split, **reading.identity(), "version": VERSION},
     }
     write_atomically(folder / RECORD, json.dumps(facts, indent=1).encode(), durable=True)
 
@@ -183,6 +191,7 @@ def _decode(folder: Path, source: Source, split: str, reading: Reading) -> None:
 class _Rows:
     """A split, read in blocks by Hugging Face datasets: the encoded pictures, and their labels where there are any."""
 
+    place: str
     rows: Any  # datasets.IterableDataset
     image: str
     label: str | None
@@ -192,25 +201,68 @@ class _Rows:
     def of(cls, source: Source, split: str, reading: Reading) -> _Rows:
         import datasets
 
+        place = f"{source.folder} ({split})"
         files = {name: [str(path) for path in paths] for name, paths in source.files.items()}
-        pictures = source.kind == "pictures"
-        rows = datasets.load_dataset(
-            "imagefolder" if pictures else "parquet", data_files=files, split=split, streaming=True
-        )
-        image, label = ("image", "label" if reading.label else None) if pictures else (reading.image, reading.label)
-        if pictures and label not in rows.features:
-            label = None  # pictures that lie beside each other have none
+        image, label = reading.image, reading.label
+        if source.kind == "pictures":
+            image, label = "image", "label" if reading.label and _in_classes(source) else None
+            # Told, not guessed: datasets takes the folders of the splits themselves for classes of the second split alone.
+            rows = datasets.load_dataset(
+                "imagefolder", data_files=files, split=split, streaming=True, drop_labels=label is None
+            )
+        else:
+            with _readable(place):
+                rows = datasets.load_dataset("parquet", data_files=files, split=split, streaming=True)
         for column in (image, label):
             if column is not None:
                 _require(source, column, list(rows.features))
+        kind = "no label" if label is None else getattr(rows.features[label], "dtype", "a list")
+        if label is not None and not kind.startswith(("int", "uint")):
+            raise UserError(
+                f"{place}: column '{label}' holds {kind}, labels are whole numbers from 0 on. Name another "
+                "column, or do without: data: {name: images, path: …, label: null}"
+            )
         classes = getattr(rows.features.get(label), "num_classes", None)
         rows = rows.select_columns([image, label] if label else [image])
-        return cls(rows.cast_column(image, datasets.Image(decode=False)), image, label, classes)
+        return cls(place, rows.cast_column(image, datasets.Image(decode=False)), image, label, classes)
 
-    def __iter__(self) -> Iterator[tuple[list[bytes], list[int]]]:
-        for block in self.rows.iter(BLOCK):
-            contents = [one["bytes"] or Path(one["path"]).read_bytes() for one in block[self.image]]
-            yield contents, block[self.label] if self.label else []
+    def __iter__(self) -> Iterator[tuple[list[Any], list[int]]]:
+        with _readable(self.place):
+            for block in self.rows.iter(BLOCK):
+                labels = block[self.label] if self.label else []
+                if None in labels:
+                    raise UserError(
+                        f"{self.place}: column '{self.label}' has empty places. Do without labels: "
+                        "data: {name: images, path: …, label: null}"
+                    )
+                yield block[self.image], labels
+
+
+@contextmanager
+def _readable(place: str) -> Iterator[None]:
+    """What is wrong with a file, which pyarrow says by errors of its own and by OSError, is the user's to mend."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{place} cannot be read, damaged or of another kind: {' '.join(str(error).split())}") from None
+
+
+def _in_classes(source: Source) -> bool:
+    """Whether pictures lie in several folders of one level, whose names are their classes."""
+    folders = [{path.parent for path in paths} for paths in source.files.values()]
+    depths = {len(folder.parts) for split in folders for folder in split}
+    return len(depths) == 1 and any(len(split) > 1 for split in folders)
+
+
+def _content(cell: Any, place: str) -> bytes:
+    """The encoded picture in a cell of a column: `{bytes, path}`, as datasets stores them, or the bytes alone."""
+    if isinstance(cell, dict):
+        cell = cell.get("bytes") or (Path(cell["path"]).read_bytes() if cell.get("path") else None)
+    if not isinstance(cell, bytes):
+        raise UserError(f"{place} is no encoded picture (but {type(cell).__name__}): is this the column of pictures?")
+    return cell
 
 
 def _require(source: Source, column: str, columns: list[str]) -> None:
@@ -221,8 +273,8 @@ def _require(source: Source, column: str, columns: list[str]) -> None:
         )
 
 
-def _pixels(content: bytes, side: int | None, place: str) -> tuple[np.ndarray, str]:
-    """A picture `(1 or 3, H, W)` uint8 and how it was encoded; with `side`, its central square brought to that side."""
+def _pixels(content: bytes, reading: Reading, place: str) -> tuple[np.ndarray, str]:
+    """A picture `(1 or 3, H, W)` uint8 and how it was encoded; with a resolution, its central square brought to that side."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -230,9 +282,11 @@ def _pixels(content: bytes, side: int | None, place: str) -> tuple[np.ndarray, s
             encoding = picture.format or "?"
             if picture.mode in ("F", "I") or picture.mode.startswith("I;"):
                 raise UserError(f"{place} is no 8-bit picture (mode {picture.mode})")
-            image = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+            channels = reading.channels or (1 if picture.mode in ("1", "L") else 3)
+            image = picture.convert("L" if channels == 1 else "RGB")
     except (UnidentifiedImageError, OSError, TypeError) as error:
         raise UserError(f"{place} cannot be read: {error}") from None
+    side = reading.resolution
     if side is not None and image.size != (side, side):
         square = min(image.size)
         left, top = (image.width - square) // 2, (image.height - square) // 2

@@ -65,8 +65,12 @@ class Pictures(FiniteData):
         """
         self.__dict__["source"] = sources.fetch(*self.place, self.splits)
         self.__dict__.pop("first", None)
-        for split in SPLITS:
-            self.split(split, verify=True)
+        train, test = (self.split(split, verify=True).facts["shape"] for split in SPLITS)
+        if train != test:
+            raise UserError(
+                f"{self.source and self.source.folder}: training pictures are of shape {tuple(train)}, held-out ones of "
+                f"{tuple(test)}. Give the data set a resolution or channels, so that they agree."
+            )
 
     def split(self, split: Split, *, verify: bool = False) -> Decoded:
         """A split's bytes, memory-mapped."""
@@ -214,23 +218,26 @@ class Images(Pictures):
         image: the column that holds the pictures.
         label: the column of their labels; null: none. In folders of pictures the folder's name is the label.
         resolution: side of the square that pictures are cropped and scaled to; they must agree in size without it.
+        channels: 1 or 3, to which grey and coloured pictures are brought; they must agree without it.
         held_out: what the files call the held-out split.
     """
 
     name = "images"
+    unchanged = {"channels": None}
     path: str = Field(min_length=1)
     image: str = "image"
     label_: str | None = Field("label", alias="label")
     resolution: PositiveInt | None = None
+    channels: Literal[1, 3] | None = None
     held_out: Literal["test", "validation"] = "test"
 
     @property
     def reading(self) -> Reading:
-        return Reading(self.image, self.label_, self.resolution)
+        return Reading(self.image, self.label_, self.resolution, self.channels)
 
     @property
     def place(self) -> tuple[str, str | None]:
-        return self.path, self.path if re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w.-]+)*", self.path) else None
+        return self.path, self.path if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)+", self.path) else None
 
     @property
     def splits(self) -> tuple[str, str]:
@@ -242,5 +249,5 @@ class Images(Pictures):
     def label(self) -> str:
         """`images[cats#1a2b3c]`: the place's last name and the beginning of the content's sha256."""
         content = "" if self.source is None else f"#{self.source.digest[:6]}"
-        more = [f"{name}={getattr(self, name)}" for name in ("flip", "resolution") if getattr(self, name)]
+        more = [f"{name}={getattr(self, name)}" for name in ("flip", "resolution", "channels") if getattr(self, name)]
         return f"{self.name}[{','.join([self.path.rstrip('/').rpartition('/')[2] + content, *more])}]"

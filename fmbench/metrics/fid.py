@@ -18,7 +18,7 @@ from .base import Evidence, Metric, take_up_to
 from .features import Extractor, extractor
 from .features.base import QUANTISER, check_images
 from .features.desk import desk
-from .features.summary import Reference, Summary, reference, summarise
+from .features.summary import Reference, Summary, reference, shuffled, summarise
 from .frechet import frechet_distance, influence, moments, transport
 
 SIZES = 5  # subset sizes from which an extrapolation starts, beside the whole
@@ -145,6 +145,7 @@ class Extrapolated(FeatureDistance):
     that least squares gives each size. Needs subsets of more images than the features have dimensions.
     """
 
+    version = 2  # subsets were once the first images, of one class where images lie sorted
     source = "Chong & Forsyth 2020, section 3 (FID∞)"
 
     def compare(self, x: Summary, real: Summary) -> Estimate:
@@ -153,7 +154,8 @@ class Extrapolated(FeatureDistance):
         if sizes[0] <= x.kept.shape[1]:
             raise Skip(f"the line in 1/n begins above n = {x.kept.shape[1]} images, half of those kept are {sizes[0]}")
         whole = distance(x, real)
-        parts = [self._prefix(x, real, size) for size in sizes[:-1]]
+        features = shuffled(x.kept, "generated")
+        parts = [frechet_distance(*moments(features[:size]), real.mean, real.cov) for size in sizes[:-1]]
         weights = intercept_weights(sizes)
         value = sum(w * d for w, d in zip(weights, [*parts, whole.value], strict=True))
         # Nested subsets share samples: the covariance of the means of i.i.d. values over n and m ≥ n of them is var / m.
@@ -163,9 +165,6 @@ class Extrapolated(FeatureDistance):
         stderr = whole.stderr * math.sqrt(x.count * spread)
         protocol = f"subsets of {kept} of {x.count} generated images"
         return Estimate(value, stderr, x.count, whole.freedom, protocol=protocol)
-
-    def _prefix(self, x: Summary, real: Summary, size: int) -> float:
-        return frechet_distance(*moments(x.kept[:size]), real.mean, real.cov)
 
 
 class FIDInfinity(Extrapolated, FID):

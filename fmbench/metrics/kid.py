@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 
 from ..errors import Skip
 from ..statistics import Estimate
-from .features.summary import Summary
+from .features.summary import Summary, shuffled
 from .fid import FeatureMetric, on_kept
 
 
@@ -22,7 +22,7 @@ class KID(FeatureMetric):
     """
 
     name = "kid"
-    version = 2  # n was once that of all images
+    version = 3  # n was once that of all images; the error that of blocks in their own order, sorted by class
     unit = "1"
     source = "Bińkowski et al. 2018, eq. 4; torch-fidelity kid_features_to_metric"
     subsets: PositiveInt = 100
@@ -40,7 +40,8 @@ class KID(FeatureMetric):
             settings = {"kid_subsets": subsets, "kid_subset_size": self.size, "verbose": False}
             return float(kid_features_to_metric(a, b, **settings)[KEY_METRIC_KID_MEAN])
 
-        blocks = zip(x.kept.split(self.size), real.kept.split(self.size), strict=False)
+        sides = (shuffled(x.kept, "generated"), shuffled(real.kept, "reference"))
+        blocks = zip(*(side.split(self.size) for side in sides), strict=False)
         apart = torch.tensor([over(a, b, 1) for a, b in blocks if len(a) == len(b) == self.size], dtype=torch.float64)
         stderr = apart.std().item() / math.sqrt(len(apart)) if len(apart) > 1 else math.inf
         value, freedom = over(x.kept, real.kept, self.subsets), max(len(apart) - 1, 1)

@@ -68,6 +68,8 @@ def _read(folder: str, images: str, shape: tuple[int, ...], digest: str) -> Tens
     found = _pictures(folder, shape) if os.path.isdir(folder) else _array(folder, shape)
     if found.dtype == np.uint8:
         images = "0..255"
+    if not len(found):
+        raise UserError(f"{folder} holds no samples: its array has the shape {found.shape}")
     a, b = RANGES[images]
     x = (torch.from_numpy(found).float() - b) / a
     if not torch.isfinite(x).all():
@@ -91,6 +93,8 @@ def _pictures(folder: str, shape: tuple[int, ...]) -> np.ndarray:
                     raise UserError(
                         f"{file} is {picture.width} × {picture.height} pixels; this data has {width} × {height}"
                     )
+                if picture.mode == "F" or picture.mode.startswith("I"):
+                    raise UserError(f"{file} is no 8-bit picture (mode {picture.mode})")
                 levels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
         except OSError as error:
             raise UserError(f"{file} cannot be read as a picture: {error}") from None

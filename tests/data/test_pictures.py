@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from pictures import drawn, encoded, write_parquet, write_published
+from pyarrow import parquet
 
 from fmbench.data import DATA, base, decoded
 from fmbench.data.pictures import Pictures
@@ -171,6 +173,87 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
     assert stored[0].unique().tolist() == [0]
     assert data.label() == f"images[{tmp_path.name}#{data.identity()['sha256'][:6]},resolution=8]"
     assert prepared({**spec, "resolution": 8, "label": None}).classes is None
+
+
+def place(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded(picture))
+
+
+def test_pictures_beside_each_other_have_no_labels(tmp_path: Path) -> None:
+    """The folders of the splits are no classes, and one class is none."""
+    for k, picture in enumerate(drawn(6, 8, 3, 0)):
+        for split in ("train", "test"):
+            place(tmp_path / "flat" / split / f"{k}.png", picture)
+            place(tmp_path / "one" / split / "cat" / f"{k}.png", picture)
+            place(tmp_path / "two" / split / ("cat", "dog")[k % 2 if split == "test" else 0] / f"{k}.png", picture)
+    for name, classes, labels in (("flat", None, None), ("one", None, None), ("two", 2, [0, 0, 0, 1, 1, 1])):
+        data = prepared({"name": "images", "path": str(tmp_path / name)})
+        assert data.classes == classes, name
+        found = data.arrays("test")[1]
+        assert (None if found is None else found.tolist()) == labels
+        assert data.size("train") == 6
+
+
+def test_grey_pictures_among_coloured_ones_need_channels(tmp_path: Path) -> None:
+    colour, grey = drawn(4, 8, 3, 0), drawn(4, 8, 1, 1)
+    for k in range(4):
+        for split in ("train", "test"):
+            place(tmp_path / "mixed" / split / f"{k}.png", grey[k] if k == 2 else colour[k])
+        place(tmp_path / "apart" / "train" / f"{k}.png", colour[k])
+        place(tmp_path / "apart" / "test" / f"{k}.png", grey[k])
+    mixed, apart = ({"name": "images", "path": str(tmp_path / name)} for name in ("mixed", "apart"))
+    with pytest.raises(UserError, match=r"picture 2 .* \(1, 8, 8\), the first \(3, 8, 8\): .* channels, 1 or 3"):
+        prepared(mixed)
+    with pytest.raises(UserError, match=r"training pictures .* \(3, 8, 8\), held-out ones of \(1, 8, 8\)"):
+        prepared(apart)
+    data = prepared({**mixed, "channels": 3})
+    stored, _ = data.arrays("train")
+    assert torch.equal(stored[2], torch.as_tensor(grey[2]).permute(2, 0, 1).expand(3, -1, -1))
+    assert torch.equal(stored[0], torch.as_tensor(colour[0]).permute(2, 0, 1))
+    assert "channels=3" in data.label()
+    assert prepared({**apart, "channels": 1}).shape == (1, 8, 8)
+    assert "channels" not in DATA.build(mixed).identity(), "what was computed before keeps its key"
+
+
+PICTURE = {"bytes": encoded(drawn(1, 8, 3, 0)[0]), "path": None}
+
+
+@pytest.mark.parametrize(
+    ("pictures", "labels", "message"),
+    [
+        ([PICTURE] * 3, ["a", "b", "a"], r"\(train\): column 'label' holds string, labels are whole numbers"),
+        ([PICTURE] * 3, [0.5, 1.0, 0.0], "column 'label' holds float64"),
+        ([PICTURE] * 3, [[0], [1], [0]], "column 'label' holds a list"),
+        ([PICTURE] * 3, [0, None, 1], "column 'label' has empty places"),
+        ([PICTURE, None, PICTURE], [0, 1, 0], r"picture 1 of .* is no encoded picture"),
+        ([1, 2, 3], [0, 1, 0], "cannot be read, damaged or of another kind"),
+    ],
+)
+def test_columns_that_are_not_what_they_should_be(tmp_path: Path, pictures: list, labels: list, message: str) -> None:
+    for split in ("train", "test"):
+        parquet.write_table(pa.table({"image": pictures, "label": labels}), tmp_path / f"{split}.parquet")
+    with pytest.raises(UserError, match=message):
+        prepared({"name": "images", "path": str(tmp_path)})
+
+
+def test_a_column_of_plain_bytes_holds_pictures(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        table = pa.table({"image": [PICTURE["bytes"]] * 3, "label": pa.array([0, 1, 0], pa.uint8())})
+        parquet.write_table(table, tmp_path / f"{split}.parquet")
+    data = prepared({"name": "images", "path": str(tmp_path)})
+    assert (data.label()[:6], data.shape, data.classes) == ("images", (3, 8, 8), 2)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("where", ["page", "footer"])
+def test_a_damaged_parquet_file_is_named(mirror: Path, split: str, where: str) -> None:
+    write_published(mirror, "cifar10")
+    file = mirror / f"cifar10-{split}.parquet"
+    content = bytearray(file.read_bytes())
+    file.write_bytes(content[:-100] if where == "footer" else b"PAR1" + b"\xab" * 3000 + content[3004:])
+    with pytest.raises(UserError, match=rf"mirror \({split}\) cannot be read, damaged"):
+        prepared("cifar10").label()
 
 
 def test_flips_are_of_training_samples_and_of_the_generator_alone(mirror: Path) -> None:

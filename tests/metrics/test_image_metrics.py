@@ -125,6 +125,18 @@ def test_extrapolation_removes_the_bias_in_1_over_n() -> None:
         metric.compare(summary(normal(16, 8)), real)
 
 
+def test_the_order_of_images_does_not_matter() -> None:
+    """Ten classes one after the other, as folders of pictures lie, against the same images mixed: within the errors told."""
+    means = 2 * normal(10, 8, "means")
+    lying = means[torch.arange(10).repeat_interleave(200)] + normal(2000, 8, "lying")
+    mixed = lying[torch.randperm(2000, generator=generator("mixed"))]
+    real = summary(means[torch.randint(10, (20_000,), generator=generator("law"))] + normal(20_000, 8, "law"))
+    for metric in (FDInfinity(features="channel-means"), KID(features="channel-means", size=200)):
+        one, other = (metric.compare(summary(side), real) for side in (lying, mixed))
+        assert abs(one.value - other.value) < 4 * math.hypot(one.stderr, other.stderr), metric
+        assert one.stderr == pytest.approx(other.stderr, rel=1), metric
+
+
 def test_the_reference_is_all_of_the_training_set_not_the_held_out_twin() -> None:
     data = SmallImages()
     train, test = (data.take(split, None) for split in ("train", "test"))
@@ -275,6 +287,39 @@ def test_features_of_ones_own_come_from_a_named_file_alone(tmp_path: Path, measu
     assert metric.measure(evidence(images(24, "generated"))).value > 0
     with pytest.raises(UserError, match="has no function 'mak'"):
         FDOwn(features="my_features:mak").identity()
+
+
+WRONG = """
+import torch
+square = lambda: lambda x: x.float()
+number = lambda: lambda x: x.float().mean()
+pooled = lambda: lambda x: x.float().flatten(2).mean((0, 2))[None]
+several = lambda: lambda x: [x]
+nothing = lambda: None
+failing = lambda: {}["key"]
+broken = lambda: lambda x: x.float().flatten(1) / 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("square", r"wrong_features:square.* gives the shape \(32, 3, 8, 8\) for 32 images: it must give \(32, dims\)"),
+        ("number", r"gives the shape \(\) for 32 images"),
+        ("pooled", r"gives the shape \(1, 3\) for 32 images"),
+        ("several", "gives a list for 32 images"),
+        ("nothing", "the factory gives a NoneType, not a function of images"),
+        ("failing", "the factory failed: KeyError"),
+        ("broken", "features that are not finite"),
+    ],
+)
+def test_wrong_features_of_ones_own_are_told(tmp_path: Path, name: str, message: str) -> None:
+    from fmbench.plugins import load_plugins
+
+    (tmp_path / "wrong_features.py").write_text(WRONG)
+    load_plugins([tmp_path / "wrong_features.py"])
+    with pytest.raises((UserError, ValueError, ArithmeticError), match=message):
+        FDOwn(features=f"wrong_features:{name}").measure(evidence(images(24, "generated")))
 
 
 def test_rows_name_their_protocol_and_skipped_ones_are_tried_again(

@@ -95,6 +95,10 @@ def test_another_file_never_makes_a_fid(weights: Path, monkeypatch: pytest.Monke
         InceptionOther().network()
     with pytest.raises(UserError, match="no Inception weights at"):
         use_weights(tmp_path / "nowhere.pth")
+    (tmp_path / "junk.pth").write_bytes(b"no weights")
+    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "junk.pth"))
+    with pytest.raises(UserError, match=r"junk\.pth holds no weights of torch-fidelity's Inception v3"):
+        InceptionOther().network()
 
 
 def test_a_damaged_download_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

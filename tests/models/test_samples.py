@@ -88,6 +88,11 @@ def big(folder: Path) -> Path:
     return folder
 
 
+def deep(folder: Path) -> Path:
+    Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(folder / "deep.png")
+    return folder
+
+
 def text(folder: Path) -> Path:
     (folder / "a.png").write_text("no picture")
     return folder
@@ -105,6 +110,12 @@ def array(folder: Path, value: Any, name: str = "a.npy") -> Path:
         (lambda f: f, "digits", "holds no pictures"),
         (text, "digits", "cannot be read as a picture"),
         (big, "digits", "big.png is 8 × 9 pixels; this data has 8 × 8"),
+        (deep, "digits", "deep.png is no 8-bit picture .mode I;16."),
+        (
+            lambda f: array(f, np.zeros((0, 1, 8, 8))),
+            "digits",
+            r"holds no samples: its array has the shape .0, 1, 8, 8.",
+        ),
         (big, "moons", r"holds pictures; this data has shape \(2,\)"),
         (lambda f: array(f, np.zeros((3, 5))), "moons", r"holds float64 \(3, 5\); this data needs floats or uint8"),
         (lambda f: array(f, np.zeros((3, 2), dtype=int)), "moons", "holds int64"),

@@ -82,14 +82,23 @@ class InceptionOther(Extractor):
 
 
 class Inception(nn.Module):
-    """torch-fidelity's network with its batch norms folded into the convolutions before them, in channels-last order."""
+    """torch-fidelity's network with its batch norms folded into the convolutions before them, in channels-last order.
+
+    Raises:
+        UserError: the file holds no weights of this network.
+    """
 
     def __init__(self, path: Path):
         super().__init__()
         from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d
 
         self.body = architecture()
-        self.body.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        try:
+            self.body.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:  # what torch raises depends on what the file holds instead
+            raise UserError(
+                f"{path} holds no weights of torch-fidelity's Inception v3 ({type(error).__name__}). Save its state_dict()."
+            ) from error
         self.body.eval()
         for block in self.body.modules():
             if isinstance(block, BasicConv2d):

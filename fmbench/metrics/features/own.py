@@ -34,7 +34,18 @@ class Own(Extractor):
         return made
 
     def network(self) -> Network:
-        return self._function()()
+        make = self._function()
+        try:
+            network = make()
+        except Exception as error:
+            raise UserError(
+                f"features '{self.factory}': the factory failed: {type(error).__name__}: {error}"
+            ) from error
+        if not callable(network):
+            raise UserError(
+                f"features '{self.factory}': the factory gives a {type(network).__name__}, not a function of images"
+            )
+        return network
 
     def weights(self) -> str | None:
         network = self.network()

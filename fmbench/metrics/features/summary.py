@@ -80,18 +80,40 @@ def _summarise(x: Content, kept: Identified, device: str) -> Summary:
 
 
 def stream(images: Iterable[Tensor], extractor: Extractor) -> Iterator[tuple[Tensor, Any]]:
-    """The features `(B, D)` of images in chunks, on the desk's device, each with the network that made them."""
+    """The features `(B, D)` of images in chunks, on the desk's device, each with the network that made them.
+
+    Raises:
+        ValueError: the extractor gives something else than one row of features an image.
+        ArithmeticError: a feature is not finite.
+    """
     device = desk().device
     network = loaded(extractor, device)
     for batch in images:
         for chunk in batch.split(CHUNK[device.partition(":")[0]]):
             with torch.inference_mode():
-                yield network(eight_bits(chunk.to(device))), network
+                features = network(eight_bits(chunk.to(device)))
+                _check_features(features, len(chunk), extractor)
+                yield features, network
+
+
+def _check_features(features: Any, count: int, extractor: Extractor) -> None:
+    if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != count:
+        found = f"the shape {tuple(features.shape)}" if isinstance(features, Tensor) else f"a {type(features).__name__}"
+        raise ValueError(
+            f"extractor {extractor.label()} gives {found} for {count} images: it must give ({count}, dims)"
+        )
+    if not features.isfinite().all():
+        raise ArithmeticError(f"extractor {extractor.label()} gives features that are not finite")
 
 
 def positions(count: int) -> Tensor:
     """Which of `count` images are kept: all, or a random subset of `KEPT` in the set's order, the same everywhere."""
     return torch.randperm(count, generator=generator("kept features", count))[:KEPT].sort().values
+
+
+def shuffled(kept: Tensor, side: str) -> Tensor:
+    """The kept features in a random order, always the same: sets lie sorted by class, and a part of them must be any part."""
+    return kept[torch.randperm(len(kept), generator=generator("order of features", side, len(kept)))]
 
 
 @dataclass(frozen=True)
