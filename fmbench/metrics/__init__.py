@@ -19,6 +19,7 @@ METRICS: Registry[Metric] = Registry(
         "label_accuracy": "fmbench.metrics.labels:LabelAccuracy",
         "fid": "fmbench.metrics.fid:FID",
         "fid_infinity": "fmbench.metrics.fid:FIDInfinity",
+        "fd_inception-v3-compat": "fmbench.metrics.fid:FDInception",
         "fd_effnet-lite0": "fmbench.metrics.fid:FDEffNet",
         "fd_dinov2-vit-l-14": "fmbench.metrics.fid:FDDINOv2",
         "fd_own": "fmbench.metrics.fid:FDOwn",

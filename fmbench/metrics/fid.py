@@ -1,4 +1,4 @@
-"""The Fréchet distance on features: `fid` on torch-fidelity's Inception alone, `fd_<features>` on any other."""
+"""The Fréchet distance on features: `fid` on torch-fidelity's Inception and 50,000 images alone, else `fd_<features>`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from ..errors import Skip
 from ..statistics import Estimate
 from .base import Evidence, Metric, take_up_to
 from .features import Extractor, extractor
-from .features.base import QUANTISER, check_images
+from .features.base import QUANTISER, check_images, loaded
 from .features.desk import desk
 from .features.summary import Reference, Summary, reference, shuffled, summarise
 from .frechet import frechet_distance, influence, moments, transport
 
+FID_IMAGES = 50_000
+OF_ANY_NUMBER = "fd_inception-v3-compat, the same distance of any number"
 SIZES = 5  # subset sizes from which an extrapolation starts, beside the whole
 
 
@@ -106,11 +108,36 @@ class FeatureDistance(FeatureMetric):
         return distance(x, real)
 
 
-class FID(FeatureDistance):
-    """The Fréchet Inception distance: torch-fidelity's inception-v3-compat, against all training images, 8 bits, no flips."""
+class FDInception(FeatureDistance):
+    """What `fid` is, of any number of generated images."""
+
+    name = "fd_inception-v3-compat"
+    features: Literal["inception-v3-compat"] = "inception-v3-compat"
+
+
+class FID(FDInception):
+    """The Fréchet Inception distance: torch-fidelity's inception-v3-compat, 50,000 generated against all training images, 8 bits,
+    no flips. Of another number it is another number, and not called fid; its floor has what held-out images there are.
+    """
 
     name = "fid"
-    features: Literal["inception-v3-compat"] = "inception-v3-compat"
+    version = 2  # once of any number of images
+
+    @field_validator("n")
+    @classmethod
+    def _as_published(cls, n: int | None) -> int | None:
+        if n not in (None, FID_IMAGES):
+            raise ValueError(f"fid is of {FID_IMAGES:,} images. Leave n away, or measure {OF_ANY_NUMBER}")
+        return n
+
+    def measure(self, evidence: Evidence) -> Estimate:
+        loaded(self.extractor, desk().device)  # without its weights neither can be had: said first
+        x = evidence.generated[:FID_IMAGES]
+        if len(x) < FID_IMAGES:
+            raise Skip(
+                f"fid is of {FID_IMAGES:,} images, {len(x):,} are generated: raise sample.n, or measure {OF_ANY_NUMBER}"
+            )
+        return super().measure(replace(evidence, generated=x))
 
 
 class FDEffNet(FeatureDistance):
@@ -167,7 +194,7 @@ class Extrapolated(FeatureDistance):
         return Estimate(value, stderr, x.count, whole.freedom, protocol=protocol)
 
 
-class FIDInfinity(Extrapolated, FID):
+class FIDInfinity(Extrapolated, FDInception):
     """FID∞: fid extrapolated to infinitely many generated images, free of the bias of order 1/n."""
 
     name = "fid_infinity"

@@ -19,6 +19,7 @@ from fmbench.metrics.fid import (
     FID,
     FDDINOv2,
     FDEffNet,
+    FDInception,
     FDInfinity,
     FDOwn,
     FIDInfinity,
@@ -214,7 +215,9 @@ def test_inception_score_is_torch_fidelitys_in_constant_memory() -> None:
     assert one_group["inception_score_mean"] != pytest.approx(score.value().mean().item(), rel=1e-2)
 
 
-@pytest.mark.parametrize("metric", [FID(), FIDInfinity(), KID(), Precision(), Recall(), InceptionScore()])
+@pytest.mark.parametrize(
+    "metric", [FID(), FDInception(), FIDInfinity(), KID(), Precision(), Recall(), InceptionScore()]
+)
 def test_without_weights_a_metric_says_how_to_get_them(
     metric: FID, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -238,6 +241,16 @@ def test_names_of_features() -> None:
         METRICS.build({"name": "fd_own", "features": "pixel"})
     with pytest.raises(UserError, match="fid"):
         METRICS.build({"name": "fid", "features": "pixels"})
+
+
+def test_fid_is_of_50_000_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of fewer it has another value and another name."""
+    with pytest.raises(UserError, match=r"fid is of 50,000 images.*fd_inception-v3-compat"):
+        METRICS.build({"name": "fid", "n": 10_000})
+    monkeypatch.setattr("fmbench.metrics.fid.loaded", lambda extractor, device: None)  # as if the weights were at hand
+    with pytest.raises(Skip, match=r"fid is of 50,000 images, 24 are generated.*sample\.n.*fd_inception-v3-compat"):
+        FID().measure(evidence(images(24, "generated")))
+    assert FIDInfinity().n is None
 
 
 def test_effnet_knows_a_flower() -> None:
