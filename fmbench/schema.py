@@ -11,6 +11,7 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -183,6 +184,28 @@ def _pairs(value: Any) -> Any:
     return {"n": default.n, **value, "solver": budgets[0].solver, "steps": budgets[0].steps}
 
 
+class Difference(Strict):
+    """What is known of why values differ from published ones: the report shows it beside every value that it is about.
+
+    Each of `data`, `method` and `metric` is a name of the table, or several; what is left out is any. A bare data set stands
+    for its variants, too.
+    """
+
+    data: Annotated[list[str], BeforeValidator(listed)] = []
+    method: Annotated[list[str], BeforeValidator(listed)] = []
+    metric: Annotated[list[str], BeforeValidator(listed)] = []
+    because: str = Field(min_length=1)
+
+    @field_validator("data", "metric")
+    @classmethod
+    def _known_names(cls, names: list[str], info: ValidationInfo) -> list[str]:
+        for name in names:
+            valid = (DATA if info.field_name == "data" else METRICS).names()
+            if name.partition("[")[0] not in valid:
+                raise ValueError(str(unknown(info.field_name or "", name, valid)))
+        return names
+
+
 class Suite(Strict):
     """A whole suite: the schema of `suites/*.yaml`."""
 
@@ -199,6 +222,7 @@ class Suite(Strict):
     sample: SampleSettings
     metrics: Annotated[list[Metric], several(METRICS)]
     claims: Annotated[list[Claim], several(CLAIMS)] = []
+    differences: list[Difference] = []
 
     @field_validator("metrics")
     @classmethod

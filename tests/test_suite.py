@@ -438,3 +438,21 @@ def test_any_override_is_applied_or_a_user_error(tiny: Tiny, text: str) -> None:
     with contextlib.suppress(UserError):
         assert isinstance(override_value(tiny(), text), dict)
         parse(tiny(), [text])
+
+
+@pytest.mark.parametrize(
+    ("difference", "said"),
+    [
+        ({"metric": "npee", "because": "x"}, "Did you mean 'npe'?"),
+        ({"data": "s-curv[noise=1]", "because": "x"}, "Did you mean 's-curve'?"),
+        ({"method": "SB-CFM"}, "differences.0.because"),
+        ({"because": ""}, "differences.0.because"),
+    ],
+)
+def test_a_difference_names_what_there_is_and_says_why(tiny: Tiny, difference: dict[str, Any], said: str) -> None:
+    assert said in rejected(tiny(differences=[difference]))
+
+
+def test_a_difference_changes_no_key(tiny: Tiny) -> None:
+    plain, told = (make_plan(parse(tiny(**more))) for more in ({}, {"differences": [{"because": "Luck."}]}))
+    assert [cell.spec.key for cell in plain.cells] == [cell.spec.key for cell in told.cells]

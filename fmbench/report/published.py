@@ -35,7 +35,10 @@ class Notes:
         """Publication, place and protocol of a published value, and what else is to be said of it."""
         texts = [f"{row['publication']}, {row['url']}: {row['protocol']}."]
         texts += [f"{row['note'][0].upper()}{row['note'][1:]}."] if row["note"] else []
-        return " ".join(f"[{self.texts.setdefault(text, len(self.texts) + 1)}]" for text in texts)
+        return " ".join(map(self.mark, texts))
+
+    def mark(self, text: str) -> str:
+        return f"[{self.texts.setdefault(text, len(self.texts) + 1)}]"
 
     def lines(self) -> tuple[str, ...]:
         return tuple(self.texts)
@@ -64,9 +67,9 @@ def beside_grid(results: Results) -> Grid | None:
     Our cell is the one with the same solver and calls; else the flow's most careful solve, and the last column says so.
     Errors apart: the difference over the root of both squared standard errors (theirs from the spread over their runs).
     Comparable: data, solver, calls and (where n biases the metric) n agree as far as both sides state them, and the
-    published value states its error.
+    published value states its error. What the suite knows of the difference (its `differences`) is noted there, too.
     """
-    summary = results.summary()
+    summary, known = results.summary(), results.suite.get("differences") or []
     ours: dict[tuple[str, ...], list[Row]] = {}
     for row in records(summary[of_flows(summary)]):
         if row["mean"] is not None:
@@ -77,6 +80,7 @@ def beside_grid(results: Results) -> Grid | None:
         if not found or theirs["distilled"] or theirs["condition"]:
             continue
         row = max(found, key=lambda row: _likeness(row, theirs))
+        because = [item["because"] for item in known if _is_about(item, row)]
         lines.append((
             (str(task_text(theirs)), str(theirs["method"]), str(theirs["metric"])),
             (
@@ -84,13 +88,19 @@ def beside_grid(results: Results) -> Grid | None:
                 Cell(f"{value_text(theirs)} {notes.marks(theirs)}"),
                 Cell(_errors_apart(row, theirs)),
                 Cell(str(theirs["evidence"])),
-                Cell("; ".join(obstacles(row, theirs)) or "comparable"),
+                Cell(" ".join(["; ".join(obstacles(row, theirs)) or "comparable", *map(notes.mark, because)])),
             ),
         ))  # fmt: skip
     if not lines:
         return None
     columns = ("here", "published", "errors apart", "evidence", "comparable, or why not")
     return Grid("Beside published numbers", ("data", "method", "metric"), columns, tuple(lines), notes=notes.lines())
+
+
+def _is_about(difference: Row, ours: Row) -> bool:
+    """Whether a `schema.Difference` of the resolved suite speaks of this value."""
+    names = {"data": {ours["data"], bare_name(ours["data"])}, "method": {ours["method"]}, "metric": {ours["metric"]}}
+    return all(not difference[what] or names[what].intersection(difference[what]) for what in names)
 
 
 def obstacles(ours: Row, theirs: Row) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,11 @@ from fmbench.published import load, select
 from fmbench.report import render
 from fmbench.report.published import beside_grid, published_grid
 from fmbench.results import Results, frame
+from fmbench.schema import Difference
+from fmbench.suite import load as load_suite
 from fmbench.table import records
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "tong-2d"
 
 
 def ours(metric: str = "npe", value: float = 0.9, **more: Any) -> dict[str, Any]:
@@ -21,8 +27,8 @@ def ours(metric: str = "npe", value: float = 0.9, **more: Any) -> dict[str, Any]
             "higher_is_better": False, "status": "ok"} | more  # fmt: skip
 
 
-def beside(*rows: dict[str, Any]) -> list[list[str]]:
-    grid = beside_grid(Results(frame(rows)))
+def beside(*rows: dict[str, Any], **suite: Any) -> list[list[str]]:
+    grid = beside_grid(Results(frame(rows), {"suite": suite}))
     return (
         [] if grid is None else [[*index, *(cell.text if cell else "" for cell in cells)] for index, cells in grid.rows]
     )
@@ -86,6 +92,41 @@ def test_rows_that_measure_something_else_do_not_meet() -> None:
     lines = beside(ours("fid", 3.0, method="RF", data="cifar10", solver="euler", nfe=1.0))
     assert lines
     assert not any("6.18" in text for line in lines for text in line)  # the distilled student is no counterpart
+
+
+@pytest.mark.parametrize(
+    ("about", "noted"),
+    [
+        ({}, True),
+        ({"data": "s-curve", "method": ["OT-CFM", "I-CFM"], "metric": "npe"}, True),
+        ({"data": "s-curve[noise=0.2]"}, False),
+        ({"method": "OT-CFM"}, False),
+        ({"metric": "w2"}, False),
+    ],
+)
+def test_what_the_suite_knows_of_a_difference_stands_beside_it(about: dict[str, Any], noted: bool) -> None:
+    known = Difference.model_validate({**about, "because": "The W of the papers."}).model_dump()
+    grid = beside_grid(Results(frame([ours()]), {"suite": {"differences": [known]}}))
+    assert grid
+    ((_, cells),) = grid.rows
+    assert cells[-1]
+    assert cells[-1].text == ("comparable [2]" if noted else "comparable")
+    assert ("The W of the papers." in grid.notes) == noted
+
+
+def test_a_difference_of_a_bare_data_set_is_of_its_variants_too() -> None:
+    known = {"data": ["s-curve"], "method": [], "metric": [], "because": "Noise."}
+    (line,) = beside(ours(data="s-curve[noise=0.2]"), differences=[known])
+    assert line[-1] == "data s-curve[noise=0.2], theirs s-curve [2]"
+
+
+def test_every_difference_beyond_the_errors_of_tong_2d_is_explained_and_no_explanation_is_idle() -> None:
+    run = replace(Results.load(REFERENCE), manifest={"suite": load_suite("tong-2d").resolved()})
+    grid = beside_grid(run)
+    assert grid
+    lines = [(*index, *(cell.text for cell in cells if cell)) for index, cells in grid.rows]
+    assert [line for line in lines if abs(float(line[5])) > 1.96 and not line[-1].endswith("]")] == []
+    assert {item["because"] for item in run.suite["differences"]} <= set(grid.notes)
 
 
 def test_an_undefined_error_gives_no_verdict() -> None:
