@@ -3,8 +3,8 @@
 `train: {recipe: torchcfm}` in a suite stands for the plain settings below; keys beside it take their place one by one, and the
 recipe's network is used where `flow.model` is not given. A training of fewer `samples` than published warms up and averages
 over the same share of it: whole, the published warm-up and average outlast a short training, whose average is then its
-untrained start. Everything that follows sees settings, never the recipe's name, so a
-flow's key is the same however they were written. All sizes are in images: iterations times the batch.
+untrained start. Everything that follows sees settings, never the recipe's name, so a flow's key is the same however they were
+written. All sizes are in images: iterations times the batch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .averaging import half_life
 from .errors import UserError, unknown
 
 
@@ -25,11 +26,6 @@ class Recipe:
     source: str
     train: Mapping[str, Any]
     model: Mapping[str, Any]
-
-
-def half_life(decay: float, batch: int) -> int:
-    """Images after which an average that keeps `decay` a step has forgotten half: ln ½ / ln decay steps of `batch`."""
-    return round(batch * math.log(0.5) / math.log(decay))
 
 
 _UNET = {"name": "unet", "multipliers": [1, 2, 2, 2], "blocks": 2, "attention": [16], "groups": 32, "head_channels": 64}
@@ -100,7 +96,10 @@ def with_recipe(suite: Any) -> Any:
     flow = suite.get("flow")
     if isinstance(flow, dict):
         flow = {**flow, "model": flow.get("model", dict(recipe.model))}
-    return {**suite, "flow": flow, "train": {**recipe.train, **_shorter(recipe.train, own.get("samples")), **own}}
+    published = {**recipe.train, **_shorter(recipe.train, own.get("samples"))}
+    if "ema_decay" in own:  # takes the place of the half-life
+        del published["ema_samples"]
+    return {**suite, "flow": flow, "train": {**published, **own}}
 
 
 def _shorter(train: Mapping[str, Any], samples: Any) -> dict[str, int]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from fmbench.averaging import half_life
 from fmbench.errors import UserError
 from fmbench.models import MODELS
 from fmbench.plan import make_plan
-from fmbench.recipes import RECIPES, half_life, with_recipe
+from fmbench.recipes import RECIPES, with_recipe
 from fmbench.suite import parse
 
 IMAGES = {"name": "normal", "dims": [3, 32, 32]}
@@ -65,6 +66,33 @@ def test_torchcfm_is_as_published(tiny: Tiny) -> None:
     assert train.warmup == 5_000 * train.batch
     assert 0.5 ** (train.batch / train.ema_samples) == pytest.approx(0.9999, abs=1e-9)
     assert half_life(0.5, 64) == 64
+
+
+def test_an_average_may_be_given_by_its_decay(tiny: Tiny) -> None:
+    """The same flow as by its half-life: what a step keeps, at the batch that the suite has."""
+    by_decay = parse(tiny(train={"samples": 1024, "batch": 128, "ema_decay": 0.9999})).train
+    assert by_decay == parse(tiny(train={"samples": 1024, "batch": 128, "ema_samples": half_life(0.9999, 128)})).train
+    assert parse(images(tiny, train={"recipe": "torchcfm", "ema_decay": 0.999})).train.ema_samples == half_life(
+        0.999, 128
+    )
+    overridden = parse(
+        tiny(train={"samples": 512, "ema_samples": 9}), ["train.ema_decay=0.5", "train.ema_samples=null"]
+    )
+    assert overridden.train.ema_samples == 256
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ema_decay": 0.999, "ema_samples": 10}, r"ema_decay and ema_samples say the same: give one"),
+        ({"ema_decay": 1.0}, r"ema_decay = 1.0: .* lies between 0 and 1"),
+        ({"ema_decay": "slow"}, r"ema_decay = slow: .* 0.9999"),
+        ({"ema_decay": 0.9, "batch": "many"}, r"train\.batch"),
+    ],
+)
+def test_a_decay_that_is_none(settings: dict[str, Any], message: str, tiny: Tiny) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(tiny(train=settings))
 
 
 @pytest.mark.parametrize(("name", "millions"), [("torchcfm", 35.7), ("edm", 55.7)])

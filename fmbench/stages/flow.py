@@ -20,6 +20,7 @@ from pydantic import (
 )
 from torch import Tensor
 
+from ..averaging import half_life
 from ..data.base import Data
 from ..errors import UserError
 from ..flow.couplings import Coupling
@@ -45,7 +46,10 @@ def by_name(value: Any, info: ValidationInfo) -> Any:
 
 
 class TrainSettings(Record):
-    """How a network is trained. Sizes are in samples seen, so that the batch size never changes their meaning."""
+    """How a network is trained. Sizes are in samples seen, so that the batch size never changes their meaning.
+
+    `ema_decay`, the share of the average that a step keeps, may be given in place of the half-life `ema_samples`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -67,6 +71,19 @@ class TrainSettings(Record):
     unchanged = {"loss": {"name": "mse", "version": 1}, "weight": {"name": "uniform", "version": 1}, "ema_ramp": 0.05}
 
     _components = field_validator("loss", "weight", mode="before")(by_name)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _half_life_of_decay(cls, settings: Any) -> Any:
+        if not isinstance(settings, dict) or "ema_decay" not in settings:
+            return settings
+        decay, batch = settings["ema_decay"], settings.get("batch", cls.model_fields["batch"].default)
+        if settings.get("ema_samples") is not None:
+            raise ValueError("ema_decay and ema_samples say the same: give one of them, or null for the other")
+        if not isinstance(decay, int | float) or not 0 < decay < 1:
+            raise ValueError(f"ema_decay = {decay}: the share that a step keeps lies between 0 and 1, such as 0.9999")
+        rest = {name: value for name, value in settings.items() if name != "ema_decay"}
+        return rest | ({"ema_samples": half_life(decay, batch)} if isinstance(batch, int) and batch > 0 else {})
 
     @model_validator(mode="after")
     def _one_batch_at_least(self) -> TrainSettings:
