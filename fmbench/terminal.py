@@ -200,7 +200,7 @@ def print_verdicts(console: Console, verdicts: Sequence[dict[str, Any]], suite: 
     console.print(table)
     for item in verdicts:
         guard = f"guard '{item['guard']}'" if item.get("guard") else None
-        found = [guard, item.get("contrast"), item.get("note")] if item["verdict"] != "supported" else []
+        found = [guard, item.get("contrast") if item["verdict"] != "supported" else None, item.get("note")]
         remarks = [text for text in (": ".join(filter(None, found)), item.get("used")) if text]
         console.print(Padding(Text(": ".join([item["claim"], *remarks[:1]])), (0, 0, 0, 2)))
         for remark in remarks[1:]:

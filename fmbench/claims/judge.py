@@ -18,6 +18,9 @@ from .base import Claim, Contrast
 from .cells import Cells, NotTested
 
 SUPPORTED, REFUTED, INCONCLUSIVE, NOT_TESTED = "supported", "refuted", "inconclusive", "not tested"
+UNPAIRED = (
+    f"without {paired.FILE} samples count as independent, and neither fresh z0 nor how far the ends spread was checked"
+)
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,15 @@ def judge(results: Results, claims: Sequence[Claim], per_sample: Mapping[str, An
     """The verdict on each claim, in their order, from a result's table and what its manifest says of the data.
 
     Args:
-        per_sample: values sample by sample (`paired.gather`); those of the result's folder when None.
+        per_sample: values sample by sample (`paired.gather`); those of the result's folder when None. Verdicts of a folder
+            that lacks them say so.
     """
-    kept = paired.read(results.directory) if per_sample is None else per_sample
-    return verdicts(Cells(records(results.table), results.manifest.get("data"), kept), claims)
+    folder = results.directory if per_sample is None else None
+    kept = paired.read(folder) if per_sample is None else per_sample
+    found = verdicts(Cells(records(results.table), results.manifest.get("data"), kept), claims)
+    if folder is None or (folder / paired.FILE).is_file():
+        return found
+    return [replace(v, note="; ".join(filter(None, [v.note, UNPAIRED]))) if v.rows else v for v in found]
 
 
 def verdicts(cells: Cells, claims: Sequence[Claim]) -> list[Verdict]:

@@ -171,6 +171,10 @@ def test_verdicts_of_several_results_are_one_table(done: Path, fmbench: Fmbench,
     judged = [fmbench("claims", folder, "--claim", "solver-orders", "--format", "md") for folder in (done, text)]
     assert judged[0].code == judged[1].code == 0
     assert judged[0].out == judged[1].out, "the text is a table to judge by, where a claim is asked for"
+    shown = [fmbench("claims", folder, "--claim", "rk4-25-beats-euler-100").out for folder in (done, text)]
+    shown = [" ".join(told.split()) for told in shown]
+    assert all("supported" in told and "one seed: what another training" in told for told in shown)
+    assert ["without paired.npz" in told for told in shown] == [False, True]
 
 
 def test_no_result_no_verdict(fmbench: Fmbench, tmp_path: Path) -> None:
