@@ -189,7 +189,7 @@ def print_verdicts(console: Console, verdicts: Sequence[dict[str, Any]], suite: 
     title = f"claims of {suite}" if suite else "claims"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="bold")
     for column in ("claim", "verdict", "effect", "interval", "margin", "p"):
-        table.add_column(column, no_wrap=column in ("claim", "verdict"), overflow="fold")
+        table.add_column(column, no_wrap=column != "claim", overflow="fold")
     for item in verdicts:
         effect, low, high, margin, p = (
             _number(item.get(name)) for name in ("effect", "low", "high", "margin", "p_value")

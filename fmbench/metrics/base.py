@@ -125,7 +125,7 @@ class Metric(Component):
     higher_is_better: ClassVar[bool | None] = False
     scope: ClassVar[Literal["samples", "flow", "coupling"]]
     source: ClassVar[str]  # paper and equation
-    asks_teacher: ClassVar[bool] = False  # needs `Evidence.teacher`; of the flow, then, and of a student at its own calls
+    asks_teacher: ClassVar[bool] = False  # needs `Evidence.teacher`; asked of students, too, at their own calls
 
     def label(self) -> str:
         """The name with its parameters, less n: the table has a column for that."""
