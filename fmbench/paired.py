@@ -37,9 +37,9 @@ def gather(plan: Plan, store: Store) -> Paired:
     measured = [cell.spec for cell in plan.cells if isinstance(cell.spec, MeasureSpec)]
     reused: list[str] = []
     for reference, specs in _by_reference(measured).items():
-        flow = specs[0].reference.flow
+        flows = {spec.cell.flow.key: spec.cell.flow for spec in specs}  # students stand beside their teacher's solve
         each = [(s.key, s.metric) for s in specs if isinstance(s.metric, PerSampleMetric) and store.has(s.key)]
-        if not (each or flow.pairs) or not store.has(reference):
+        if not (each or any(flow.pairs for flow in flows.values())) or not store.has(reference):
             continue
         solved = store.read(reference)
         geometry = Geometry(**{name: solved.tensors[name] for name in PARTS}, error=solved.info["error"])
@@ -47,8 +47,8 @@ def gather(plan: Plan, store: Store) -> Paired:
             found[key] = metric.per_sample(geometry).float().numpy()
             if metric.name == "transport_cost":
                 found[SPREAD + key] = _deviations(geometry.z1)
-        if _reuses(flow, geometry.z0, store):
-            reused += [spec.key for spec in specs]
+        known = {key for key, flow in flows.items() if _reuses(flow, geometry.z0, store)}
+        reused += [spec.key for spec in specs if spec.cell.flow.key in known]
     return {**found, REUSED: np.array(reused, dtype=str)} if measured else found
 
 

@@ -168,8 +168,11 @@ def _sample_cells(suite: Suite, flow: FlowSpec, guidance: float | None) -> list[
         shared["keep"] = settings.n * math.prod(flow.data.shape) <= KEPT if settings.keep is None else settings.keep
         sample = SampleSpec(**shared, solver=budget.solver, steps=budget.steps, grid=budget.grid, guidance=weight)
         for m in suite.metrics:
-            if m.scope == "samples":
-                spec = MeasureSpec(cell=sample, reference=reference, metric=m)
+            of_student = flow.distilled and m.scope == "flow" and m.asks_teacher
+            if m.scope == "samples" or of_student:
+                spec = MeasureSpec(
+                    cell=sample, reference=reference, metric=m, teacher=reference if of_student else None
+                )
                 cells.append(Cell({**columns, **budget_columns(budget, batch, weight), "metric": m.label()}, spec))
     return cells
 

@@ -189,7 +189,7 @@ def print_verdicts(console: Console, verdicts: Sequence[dict[str, Any]], suite: 
     title = f"claims of {suite}" if suite else "claims"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="bold")
     for column in ("claim", "verdict", "effect", "interval", "margin", "p"):
-        table.add_column(column, no_wrap=column in ("claim", "verdict"), overflow="fold")
+        table.add_column(column, no_wrap=column != "claim", overflow="fold")
     for item in verdicts:
         effect, low, high, margin, p = (
             _number(item.get(name)) for name in ("effect", "low", "high", "margin", "p_value")
@@ -200,7 +200,7 @@ def print_verdicts(console: Console, verdicts: Sequence[dict[str, Any]], suite: 
     console.print(table)
     for item in verdicts:
         guard = f"guard '{item['guard']}'" if item.get("guard") else None
-        found = [guard, item.get("contrast"), item.get("note")] if item["verdict"] != "supported" else []
+        found = [guard, item.get("contrast") if item["verdict"] != "supported" else None, item.get("note")]
         remarks = [text for text in (": ".join(filter(None, found)), item.get("used")) if text]
         console.print(Padding(Text(": ".join([item["claim"], *remarks[:1]])), (0, 0, 0, 2)))
         for remark in remarks[1:]:

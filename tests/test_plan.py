@@ -149,6 +149,20 @@ def test_a_metric_that_asks_is_given_the_teacher(tiny: Tiny) -> None:
     assert teachers["pair_memorisation"] in plan.references()
 
 
+def test_a_student_s_memorisation_is_a_row_at_its_own_calls(tiny: Tiny) -> None:
+    """No other metric of the flow is one: at times between its own a student has no velocity, and so no path."""
+    metrics = ["pair_memorisation", "transport_cost", "nfe"]
+    plan = planned(tiny(flow__reflow=[0, 1], flow__distilled=[0, 2], flow__seed=0, metrics=metrics))
+    students = [cell for cell in plan.cells if cell.columns.get("distilled") == 2]
+    shown = {(c.columns["metric"], c.columns["solver"], c.columns["nfe"]) for c in students}
+    assert shown == {("pair_memorisation", "euler", 2), ("nfe", "euler", 2)}
+    for cell in students:
+        if isinstance(cell.spec, MeasureSpec) and cell.spec.metric.name == "pair_memorisation":
+            assert cell.spec.teacher is not None
+            assert cell.spec.teacher.flow == cell.spec.cell.flow.teacher
+            assert cell.spec.teacher in plan.references()
+
+
 def test_rounds_of_reflow_share_the_rounds_below(tiny: Tiny) -> None:
     plan = planned(tiny(flow__reflow=[0, 1, 2], flow__seed=0))
     flows = plan.flows()

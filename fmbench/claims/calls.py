@@ -7,7 +7,7 @@ from ..table import TASK
 from .base import Claim, Contrast
 from .cells import Cells, NotTested
 from .curves import common_targets, curves, log2_calls
-from .guards import integration_error, same_noise
+from .guards import integration_error, marginal_error, same_noise
 
 
 class FewerCalls(Claim):
@@ -23,7 +23,7 @@ class FewerCalls(Claim):
     rule = "effect ≤ 0"
     source = "Lipman et al. 2023, figure 7"
     metrics = ("solver_error",)
-    guards = (same_noise, integration_error)
+    guards = (same_noise, marginal_error, integration_error)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
         ours = curves(cells, "solver_error", path="fm-ot")

@@ -114,11 +114,16 @@ class Cells:
         named = {*where, *(free or ()), "method"}
         named |= set(SAMPLER) - {"grid"} if named & set(SAMPLER) else set()
         named |= {"path", "coupling", "reflow"} if "method" in where else set()
-        return [
+        # Rounds and students may have a law of times of their own: where none has the cell's, that is no other difference.
+        later = bool(named & {"reflow", "distilled"})
+        others = [
             other
             for other in self.find(cell["metric"], **where)
-            if all(other[c] == cell[c] for c in _settings(cell) if c not in named) and other is not cell
+            if other is not cell
+            and all(other[c] == cell[c] for c in _settings(cell) if c not in named and not (later and c == "times"))
         ]
+        alike = [other for other in others if other["times"] == cell["times"]]
+        return alike if alike and "times" not in named else others
 
     def beside(self, cell: Cell, metric: str) -> Cell | None:
         """Another metric of the flow itself (or of its training coupling), None where it was not measured."""

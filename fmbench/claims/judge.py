@@ -18,11 +18,14 @@ from .base import Claim, Contrast
 from .cells import Cells, NotTested
 
 SUPPORTED, REFUTED, INCONCLUSIVE, NOT_TESTED = "supported", "refuted", "inconclusive", "not tested"
+UNPAIRED = (
+    f"without {paired.FILE} samples count as independent, and neither fresh z0 nor how far the ends spread was checked"
+)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a table says of one claim. The contrast shown is the one nearest to a violation."""
+    """What a table says of one claim. The contrast shown is the one nearest to a violation, or that of which a guard failed."""
 
     claim: str
     statement: str
@@ -90,10 +93,15 @@ def judge(results: Results, claims: Sequence[Claim], per_sample: Mapping[str, An
     """The verdict on each claim, in their order, from a result's table and what its manifest says of the data.
 
     Args:
-        per_sample: values sample by sample (`paired.gather`); those of the result's folder when None.
+        per_sample: values sample by sample (`paired.gather`); those of the result's folder when None. Verdicts of a folder
+            that lacks them say so.
     """
-    kept = paired.read(results.directory) if per_sample is None else per_sample
-    return verdicts(Cells(records(results.table), results.manifest.get("data"), kept), claims)
+    folder = results.directory if per_sample is None else None
+    kept = paired.read(folder) if per_sample is None else per_sample
+    found = verdicts(Cells(records(results.table), results.manifest.get("data"), kept), claims)
+    if folder is None or (folder / paired.FILE).is_file():
+        return found
+    return [replace(v, note="; ".join(filter(None, [v.note, UNPAIRED]))) if v.rows else v for v in found]
 
 
 def verdicts(cells: Cells, claims: Sequence[Claim]) -> list[Verdict]:
@@ -115,31 +123,44 @@ def _judged(claim: Claim, cells: Cells) -> tuple[Verdict, Contrast | None]:
         contrasts = claim.contrasts(cells)
         if not contrasts:
             raise NotTested("missing rows", f"nothing measured that speaks of it: it needs {', '.join(claim.needs())}")
-        for contrast in contrasts:
-            for guard in claim.checks():
-                if (reason := guard.check(cells, contrast)) is not None:
-                    raise NotTested(guard.name, f"{contrast.about}: {reason}")
     except NotTested as obstacle:
         return replace(blank, guard=obstacle.guard, note=obstacle.reason), None
+    for contrast in contrasts:
+        if (failed := _failed(claim, cells, contrast)) is not None:
+            return replace(_shown(blank, contrast, [contrast]), guard=failed.guard, note=failed.reason), None
     worst, below, above = weigh(contrasts)
-    low, high = worst.difference.interval(1 - claim.alpha)
-    keys = dict.fromkeys(str(row["key"]) for c in contrasts for cell in c.cells for row in cell.rows if row["key"])
-    verdict = replace(
+    decided = SUPPORTED if below <= above else REFUTED
+    return replace(_shown(blank, worst, contrasts), verdict=decided, p_value=min(1.0, 2 * min(below, above))), worst
+
+
+def _failed(claim: Claim, cells: Cells, contrast: Contrast) -> NotTested | None:
+    """The first guard that this comparison does not pass, or that lacks what it reads."""
+    for guard in claim.checks():
+        try:
+            if (reason := guard.check(cells, contrast)) is not None:
+                return NotTested(guard.name, reason)
+        except NotTested as obstacle:
+            return obstacle
+    return None
+
+
+def _shown(blank: Verdict, shown: Contrast, used: Sequence[Contrast]) -> Verdict:
+    """With the effect of one comparison and the rows of all that were used."""
+    low, high = shown.difference.interval(1 - blank.alpha)
+    keys = dict.fromkeys(str(row["key"]) for c in used for cell in c.cells for row in cell.rows if row["key"])
+    return replace(
         blank,
-        verdict=SUPPORTED if below <= above else REFUTED,
-        effect=worst.difference.value,
+        effect=shown.difference.value,
         low=low,
         high=high,
-        p_value=min(1.0, 2 * min(below, above)),
-        n=len({row["seed"] for row in worst.left.rows}),
+        n=len({row["seed"] for row in shown.left.rows}),
         rows=tuple(keys),
-        margin=worst.margin,
-        by_sample=worst.difference.by_sample,
-        samples=_fewest(worst),
-        contrast=worst.about,
-        contrasts=len(contrasts),
+        margin=shown.margin,
+        by_sample=shown.difference.by_sample,
+        samples=_fewest(shown),
+        contrast=shown.about,
+        contrasts=len(used),
     )
-    return verdict, worst
 
 
 def weigh(contrasts: Sequence[Contrast]) -> tuple[Contrast, float, float]:

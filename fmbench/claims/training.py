@@ -8,7 +8,7 @@ from ..table import FLOW, TASK
 from .axes import Some
 from .base import Claim, Contrast, both_ways, pairwise
 from .cells import Cells, NotTested
-from .guards import integration_error, same_noise
+from .guards import integration_error, marginal_error, same_noise
 
 LOGIT_NORMAL, UNIFORM = {"times": "logit-normal"}, {"times": "uniform"}
 
@@ -23,7 +23,7 @@ class PredictionsSameODE(Claim):
     rule = "|effect| ≤ margin × the metric with velocity"
     source = "Lipman et al. 2024 (guide), section 4.8; Kingma & Gao 2023, appendix B"
     metrics = ("transport_cost", "path_energy")
-    guards = (same_noise, integration_error)
+    guards = (same_noise, marginal_error, integration_error)
     margin: float = Field(0.05, gt=0)
 
     def contrasts(self, cells: Cells) -> list[Contrast]:

@@ -93,6 +93,7 @@ class Evidence(Pairing):
     conditional: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None  # v(t, x, label) of a conditional flow
     labelled: Callable[[int], Labelled] | None = None  # of a conditional flow: as `coupled`, with its labels
     end_time: float = 1.0  # the flow is integrated over [0, end_time]
+    distilled: int = 0  # steps k of a student, which is asked at 0, 1/k, …, (k − 1)/k and at no other time
     reference_steps: int = 100  # fixed RK4 steps that make the reference solve accurate
     reference_grid: Callable[[int], Tensor] | None = None  # steps to times `(steps + 1,)`; equal steps when None
 
@@ -124,7 +125,7 @@ class Metric(Component):
     higher_is_better: ClassVar[bool | None] = False
     scope: ClassVar[Literal["samples", "flow", "coupling"]]
     source: ClassVar[str]  # paper and equation
-    asks_teacher: ClassVar[bool] = False  # needs `Evidence.teacher`
+    asks_teacher: ClassVar[bool] = False  # needs `Evidence.teacher`; asked of students, too, at their own calls
 
     def label(self) -> str:
         """The name with its parameters, less n: the table has a column for that."""

@@ -85,7 +85,7 @@ def verdict_table(results: Sequence[tuple[str, Sequence[Verdict]]]) -> str:
 def _line(suite: str, verdict: Verdict) -> str:
     effect = f"{number(verdict.get('effect'))} ({number(verdict.get('low'))} … {number(verdict.get('high'))})"
     if verdict.get("guard"):
-        effect = f"guard: {verdict['guard']}"
+        effect = "; ".join([f"guard: {verdict['guard']}", *([effect] if verdict.get("rows") else [])])
     seeds = "" if verdict.get("n") is None else str(verdict["n"])
     cells = [f"`{verdict['claim']}`", suite, f"**{verdict['verdict']}**", effect, number(verdict.get("margin")), seeds]
     cells.append(verdict.get("used") or "")

@@ -133,6 +133,7 @@ def evidence(
         oracle=None if oracle is None else unlabelled(flow, oracle),
         source_log_density=start_log_density(flow),
         end_time=flow.path.end_time,
+        distilled=flow.distilled,
         reference_steps=steps,
         reference_grid=partial(reference_times, flow.path),
         seed=cell.sample_seed,

@@ -20,6 +20,7 @@ from fmbench.table import IDENTITY
 
 EVERY = [built(name) for name in CLAIMS.names()]
 each = pytest.mark.parametrize("claim", EVERY, ids=[claim.name for claim in EVERY])
+RANKED = "adaptive-calls-follow-straightness"  # its flows are its sample
 GUARDED = [pytest.param(c, g.name, id=f"{c.name}-{g.name}") for c in EVERY for g in c.checks()]
 
 
@@ -106,8 +107,14 @@ def test_a_failed_guard_leaves_it_untested(claim: Claim, guard: str) -> None:
     found = verdict(claim, spoiled(rows, guard, left), on_training_noise(rows, guard, left))
     assert (found.verdict, found.guard) == (NOT_TESTED, guard), found
     assert found.note
-    assert found.record()["effect"] is None
-    assert found.rows == ()
+    record = found.record()
+    assert record["p_value"] is None
+    if (claim.name, guard) == ("fm-ot-fewer-calls", "same z0"):
+        assert record["effect"] is None, "calls for no common error cannot be compared"
+        return
+    assert record["rows"], "where to look"
+    assert set(record["rows"]) <= {row["key"] for row in rows}
+    assert record["low"] <= record["effect"] <= record["high"]
 
 
 @each
@@ -134,13 +141,11 @@ def test_a_failed_seed_is_not_averaged_away(claim: Claim) -> None:
         assert verdict(claim, broken).verdict == NOT_TESTED, metric
 
 
-@each
+@pytest.mark.parametrize("claim", [pytest.param(c, id=c.name) for c in EVERY if c.name != RANKED])
 def test_one_seed_without_errors_could_not_have_been_refuted(claim: Claim) -> None:
     scene, _ = SCENES[claim.name]
     alone = [{**row, "stderr": None} for row in scene(False) if row["seed"] in (0, None)]
     found = verdict(claim, alone)
-    if claim.name == "adaptive-calls-follow-straightness":
-        pytest.skip("its flows are its sample")
     assert found.verdict in (INCONCLUSIVE, NOT_TESTED), found
     if found.verdict == INCONCLUSIVE:
         assert "could have refuted it" in found.note

@@ -133,6 +133,29 @@ def test_seedless_values_go_with_every_seed() -> None:
     assert combination([(1, left.rows), (-1, unknown.rows)]).stderr == math.inf, "no seeds can tell its error"
 
 
+@pytest.mark.parametrize(
+    ("at", "than", "times"),
+    [({"distilled": 2}, {"distilled": 0}, "steps[k=2]"), ({"reflow": 1}, {"reflow": 0}, "u-shaped")],
+)
+def test_what_is_learned_from_pairs_is_compared_although_its_times_are_others(
+    at: dict[str, Any], than: dict[str, Any], times: str
+) -> None:
+    """A student's times are its steps, a round's those of `pairs.times`; one with the other side's own law comes first."""
+    claim = CLAIMS.build({"name": "comparison", "metric": "w2", "at": at, "than": than})
+
+    sheet = Sheet()
+    sheet.curve("w2", "euler", {2: 0.5}, times="uniform", **than)
+    sheet.curve("w2", "euler", {2: 0.2}, times=times, **at)
+    found = verdicts(Cells(sheet.rows), [claim])[0]
+    assert (found.verdict, found.contrasts) == (SUPPORTED, 1)
+    sheet = Sheet()
+    for law, value in (("uniform", 0.5), ("mode", 0.1)):
+        sheet.curve("w2", "euler", {2: value}, times=law, **than)
+        sheet.curve("w2", "euler", {2: value - 0.05}, times=law, **at)
+    found = verdicts(Cells(sheet.rows), [claim])[0]
+    assert (found.verdict, found.contrasts) == (SUPPORTED, 2), "each with its own law"
+
+
 def test_reference_rows_are_one_cell_whatever_steps_they_took() -> None:
     rows = rounds(True)
     for row in rows:

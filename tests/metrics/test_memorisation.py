@@ -51,6 +51,24 @@ def test_a_twin_that_forgets_fresh_pairs_is_noticed() -> None:
     assert abs(METRIC.measure(blind).value) < 1e-6
 
 
+@pytest.mark.parametrize("k", [1, 4])
+def test_a_student_is_asked_at_its_own_times(k: int) -> None:
+    """A student of k steps whose velocity is right at 0, 1/k, … and nowhere else: stratified times are its own, each as often."""
+    asked: list[Tensor] = []
+    right = evidence().velocity
+    assert right is not None
+
+    def velocity(t: Tensor, x: Tensor) -> Tensor:
+        asked.append(t)
+        return torch.where(((k * t) % 1 == 0)[:, None], right(t, x), torch.nan)
+
+    found = METRIC.measure(evidence(velocity=velocity, distilled=k))
+    assert abs(found.value) < 1e-6
+    times, counts = torch.cat(asked).unique(return_counts=True)
+    assert times.tolist() == [j / k for j in range(k)]
+    assert counts.tolist() == [2 * 400 / k] * k, "of fresh and of training pairs"
+
+
 def test_the_first_round_has_nothing_to_memorise() -> None:
     with pytest.raises(Skip, match="the first round has no fixed pairs"):
         METRIC.measure(evidence(teacher=None))
