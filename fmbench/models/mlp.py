@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
@@ -19,16 +19,28 @@ SELU_SLOPE = 1.0507009873554805  # Klambauer 2017 (arXiv 1706.02515), λ
 SELU_DEPTH = 1.7580993408473766  # λ α: what selu tends to, below
 
 
-def selu(x: Tensor) -> Tensor:
-    """λ x above 0, λ α (eˣ − 1) below, from operations that a processor vectorises.
+class _SELU(torch.autograd.Function):
+    """λ x above 0, λ α (eˣ − 1) below: on a processor, from operations that it vectorises; the slope as torch takes it."""
 
-    torch's own takes e^x − 1 number by number: 143 against 31 µs for 256 × 64, forward and backward 169 against 117. On a
-    GPU it is one kernel.
-    """
-    if x.is_cuda:
-        return F.selu(x)
-    below = x.clamp(max=0).add_(math.log(SELU_DEPTH)).exp()
-    return torch.add(below, F.relu(x), alpha=SELU_SLOPE).sub_(SELU_DEPTH)
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        below = x.clamp(max=0).add_(math.log(SELU_DEPTH)).exp_()
+        y = torch.add(below, F.relu(x), alpha=SELU_SLOPE).sub_(SELU_DEPTH)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        slope: Tensor = torch.ops.aten.elu_backward(
+            gradients[0], SELU_DEPTH / SELU_SLOPE, SELU_SLOPE, 1.0, True, *ctx.saved_tensors
+        )
+        return slope
+
+
+def selu(x: Tensor) -> Tensor:
+    """torch's own takes eˣ − 1 number by number: 256 × 64, forward and backward, cost 170 µs, these 75. On a GPU it is a kernel."""
+    y: Tensor = F.selu(x) if x.is_cuda else _SELU.apply(x)
+    return y
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
