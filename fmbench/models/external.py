@@ -35,7 +35,9 @@ class External(Elsewhere):
             from 0 to 1, whatever the network is told.
         images: the range in which it sees the data, ours being −1..1. Its noise is standard normal there.
         output: what it says: the velocity dx/dt along its own clock, the noise ε, the data x1, or the score ∇ log p; what is
-            not the velocity is read by the flow's path, whose α and σ are those of its data and noise.
+            not the velocity is read by the flow's path, whose α and σ are those of its data and noise. Where the velocity would
+            follow from it at a rate above `predictions.STIFFEST` (data near t = 1; noise and score near t = 0, where α
+            vanishes), it is asked at the nearest time at which it does not, and the flow is that much another one.
         arguments: the order in which it is called; `auto` goes by their names.
         conditional: it is given each sample's label, a class from 0 on.
         no_label: the label by which it is told that there is none, without which it cannot be guided.
