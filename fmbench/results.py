@@ -139,7 +139,7 @@ class Results:
 
     @property
     def main_metric(self) -> str:
-        """The first metric that has a floor (so it compares samples with data), else the first of any solver.
+        """The first metric of samples that has a floor (so it compares them with data), else the first of any solver.
 
         Raises:
             UserError: the table is empty.
@@ -148,7 +148,7 @@ class Results:
             raise UserError(f"results '{self.name}' are empty: no metric to show. Run the suite again.")
         floors = self.table.loc[self.table["model"] == FLOOR, "metric"]
         sampled = self.table.loc[self.table["solver"].notna() & (self.table["solver"] != REFERENCE), "metric"]
-        return str(next(iter([*floors, *sampled, *self.metrics])))
+        return str(next(iter([*floors[floors.isin(sampled)], *sampled, *floors, *self.metrics])))
 
     def select(self, **where: Any) -> Results:
         """The rows where each named column equals the value, or one of them when it is a list.

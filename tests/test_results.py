@@ -155,6 +155,8 @@ def test_an_adaptive_solvers_calls_are_an_outcome() -> None:
 
 def test_pivot_by_hand_keeps_solvers_apart() -> None:
     run = results(
+        row("nll", 1.0, model="data", method=None, solver=None, nfe=None, seed=None),  # has a floor, and no budgets
+        row("nll", 1.1, solver="reference", nfe=400.0),
         row(value=0.055, stderr=0.002, model="data", method=None, solver=None, nfe=None, seed=None),
         *[row(value=v, seed=s, nfe=k, stderr=0.1) for s, (v, k) in enumerate([(1.0, 4.0), (3.0, 4.0), (8.0, 2.0)])],
         row(method="VP", value=7.0),
