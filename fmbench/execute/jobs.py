@@ -21,7 +21,7 @@ from ..metrics.geometry import broken_identity
 from ..stages.arithmetic import products
 from ..stages.flow import FlowSpec, Pairs, PairsSpec, velocity_field
 from ..stages.measure import AloneSpec, MeasureSpec, PairingSpec, alone, evidence
-from ..stages.sample import ReferenceSpec, SampleSpec, pairs_from, reference, sample
+from ..stages.sample import ReferenceSpec, SampleSpec, pairs_from, pilot_size, reference, sample
 from ..stages.train import State, train
 from ..statistics import Estimate
 from ..store import Store, WriteError
@@ -387,7 +387,8 @@ def _geometry(store: Store, key: str) -> tuple[dict[str, Any], Geometry, int]:
     tensors = {
         name: artefact.tensors[name] for name in ("z0", "z1", "start_velocity", "energy", "straightness", "length")
     }
-    return artefact.info, Geometry(**tensors, error=artefact.info["error"]), artefact.info["steps"]
+    info, pilot = artefact.info, pilot_size(len(tensors["z0"]), artefact.info.get("batch"))
+    return info, Geometry(**tensors, error=info["error"], pilot=pilot), info["steps"]
 
 
 @lru_cache(maxsize=1)

@@ -35,6 +35,7 @@ class Geometry:
     straightness: Tensor  # (n,) float64: ∫‖(Z1 − Z0) − v(t, Z_t)‖² dt
     length: Tensor  # (n,) float64: ∫‖v(t, Z_t)‖ dt
     error: float  # √(E‖Z1 − Z1 with half the steps‖² / D), the solve's own error
+    pilot: int | None = None  # samples that `error` was estimated on: all when None
 
     @property
     def displacement(self) -> Tensor:

@@ -76,8 +76,10 @@ def gradient(loss: Tensor, network: Sequence[Tensor]) -> Tensor:
 
 
 def squared_mean(parts: Tensor) -> Estimate:
-    """‖E g‖² from independent `(K, P)` with mean E g: the mean of ⟨g_k, g_l⟩ over k ≠ l; standard error by the jackknife."""
+    """‖E g‖² from independent `(K, P)` with mean E g: the mean of ⟨g_k, g_l⟩ over k ≠ l; standard error by the jackknife,
+    infinite for K < 3: two parts have one product alone."""
     count = len(parts)
     products = parts @ parts.T
     rows = (products.sum(1) - products.diag()) / (count - 1)
-    return Estimate(rows.mean().item(), 2 * rows.std().item() / math.sqrt(count), count)
+    stderr = 2 * rows.std().item() / math.sqrt(count) if count > 2 else math.inf
+    return Estimate(rows.mean().item(), stderr, count)

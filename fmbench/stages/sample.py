@@ -221,7 +221,7 @@ def _reference(spec: ReferenceSpec, field: Field, size: int, device: str) -> Ref
     def velocity_of(label: Tensor | None) -> Velocity:
         return Velocity(field, path=path, label=label, guidance=spec.guidance)
 
-    pilot, label = cut(min(PILOT, size) if size < spec.batch else PILOT)[0]
+    pilot, label = cut(pilot_size(spec.n, size if size < spec.batch else None))[0]
     steps, error = _enough_steps(velocity_of(label), path, pilot, tolerance, spec.max_steps)
     parts = [_solve(velocity_of(label), path, batch, steps) for batch, label in cut(size)]
     merged = {
@@ -231,13 +231,18 @@ def _reference(spec: ReferenceSpec, field: Field, size: int, device: str) -> Ref
     require_finite(merged["z1"], "the reference solve")
     every = max(1, steps // 32)
     return Reference(
-        Geometry(z0=z0, error=error, **merged),
+        Geometry(z0=z0, error=error, pilot=len(pilot), **merged),
         steps=steps,
         nfe=calls(spec.guidance) * (4 * steps + 1),
         trajectories=parts[0].states[:, :DRAWN][::every].cpu(),
         times=path.warp(torch.linspace(0, 1, steps + 1, dtype=torch.float64))[::every],
         batch=size,
     )
+
+
+def pilot_size(n: int, held: int | None) -> int:
+    """How many of n samples decide how fine the reference solve must be; `held`: the batch, where the memory held no larger."""
+    return min(n, PILOT, held or PILOT)
 
 
 def reference_times(path: Path, steps: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -87,3 +88,8 @@ def test_what_it_cannot_be_asked_of() -> None:
         METRIC.measure(FLOW.evidence(100, oracle=None))
     with pytest.raises(Skip, match="two parts"):
         GradientGap(n=3).measure(FLOW.evidence(100))
+
+
+def test_one_product_of_two_parts_shows_no_spread() -> None:
+    assert [GradientGap(n=n).measure(FLOW.evidence(100)).stderr for n in (4, 5)] == [math.inf] * 2
+    assert 0 < GradientGap(n=6).measure(FLOW.evidence(100)).stderr < math.inf

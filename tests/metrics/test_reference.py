@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from gaussian_flow import GaussianFlow
@@ -12,7 +15,7 @@ from gaussian_flow import GaussianFlow
 from fmbench.metrics import METRICS
 from fmbench.plan import make_plan
 from fmbench.stages.flow import velocity_field
-from fmbench.stages.sample import reference
+from fmbench.stages.sample import pilot_size, reference
 from fmbench.suite import parse
 
 FLOW = GaussianFlow((1.0, -0.5, 0.2), (0.5, 2.0, 1.0))
@@ -24,6 +27,21 @@ def test_over_all_dimensions_together() -> None:
     found = METRIC.measure(FLOW.evidence(50, geometry=geometry))
     assert found.value == pytest.approx(0.01 * math.sqrt(3))
     assert found.stderr == math.inf, "one estimate: nothing is known of its spread"
+
+
+@pytest.mark.parametrize(("n", "seen"), [(40, 40), (600, 512)])
+def test_a_row_states_the_samples_it_was_estimated_on(
+    n: int, seen: int, tiny: Callable[..., dict[str, Any]], measured: Callable[..., pd.DataFrame]
+) -> None:
+    law = {"name": "gaussian-mixture", "means": [[1.0, 0.0]], "stds": 0.5}
+    cell = {"n": n, "batch": 256, "solvers": [{"name": "euler", "nfe": 1}]}
+    suite = tiny(data=law, flow={"model": "oracle"}, sample=cell, metrics=["reference_error", "transport_cost"])
+    table = measured(suite).query("model == 'oracle'").set_index("metric")
+    assert table["n"].to_dict() == {"reference_error": seen, "transport_cost": n}
+
+
+def test_a_pilot_is_no_larger_than_the_memory_holds() -> None:
+    assert [pilot_size(*of) for of in ((2000, None), (100, None), (2000, 64), (2000, 1024))] == [512, 100, 64, 512]
 
 
 def test_it_bounds_what_the_solve_is_off_by() -> None:

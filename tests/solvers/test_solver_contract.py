@@ -198,10 +198,11 @@ def test_state_keeps_shape_and_dtype(solver: Solver, dtype: torch.dtype) -> None
     assert torch.equal(x, START.to(dtype).reshape(3, 1, 2, 1)), "the start was overwritten"
 
 
-@pytest.mark.parametrize("solver", **named(FIXED))
-def test_samples_do_not_see_each_other(solver: Solver) -> None:
-    together = solve(solver, uniform(5))
-    assert torch.allclose(together[1:2], solve(solver, uniform(5), START[1:2]), rtol=1e-14)
+@pytest.mark.parametrize("solver", **named(EVERY))
+def test_samples_see_each_other_where_the_solver_says_so(solver: Solver) -> None:
+    together, alone = (solve(with_tolerance(solver, 1e-4), uniform(5), x) for x in (START, START[1:2]))
+    same = torch.allclose(together[1:2], alone, rtol=1e-13, atol=0)  # rounding of a vectorised power
+    assert same != solver.depends_on_batch
 
 
 @given(nfe=st.integers(-3, 100))
