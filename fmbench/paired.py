@@ -42,7 +42,7 @@ def gather(plan: Plan, store: Store) -> Paired:
         if not (each or any(flow.pairs for flow in flows.values())) or not store.has(reference):
             continue
         solved = store.read(reference)
-        geometry = Geometry(**{name: solved.tensors[name] for name in PARTS}, error=solved.info["error"])
+        geometry = Geometry(**{name: solved.tensors[name] for name in PARTS}, error=solved.info["error"], pilot=None)
         for key, metric in each:
             found[key] = metric.per_sample(geometry).float().numpy()
             if metric.name == "transport_cost":
