@@ -216,6 +216,14 @@ def test_fm_ot_field_given_the_data_is_lipmans(sigma_min: float) -> None:
 
 
 @each
+def test_times_stop_short_of_a_derivative_that_diverges_and_of_nothing_else(path: Path) -> None:
+    """By 1e-5, at either end."""
+    for t, stated, short in ((0.0, path.start_time, 1e-5), (1.0, path.end_time, 1 - 1e-5)):
+        slopes = [s for name, s in functions(path.schedule(torch.tensor(t).double())).items() if name.startswith("d_")]
+        assert stated == (t if all(slope.isfinite() for slope in slopes) else short)
+
+
+@each
 def test_start_and_reference_times(path: Path) -> None:
     z0 = normal(7, 3, "z").float()
     assert torch.allclose(path.start(z0), at(path, 0)[1] * z0)

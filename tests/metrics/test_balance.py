@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,6 +53,10 @@ def test_model_error_of_a_known_tilt() -> None:
     """v̂ = v* + x_t: E x_t² = t² (m² + s²) + (1 − t)², whose mean is (m² + s² + 1) / 3."""
     seen = FLOW.evidence(N, velocity=lambda t, x: FLOW.velocity_at(t, x) + x, oracle=FLOW.velocity_at)
     close(ModelError().measure(seen), (1.5**2 + 0.6**2 + 1) / 3)
+
+
+def test_model_error_is_an_integral_up_to_the_end_time() -> None:
+    assert ModelError().measure(replace(off(0.3), end_time=0.5)).value == pytest.approx(0.5 * 0.09, rel=1e-5)
 
 
 def test_closed_forms_and_what_a_misfit_adds() -> None:

@@ -197,6 +197,13 @@ def test_discrepancies_are_the_plain_double_sums() -> None:
     assert given.protocol == f"bandwidth {median:.6g}, as given"
 
 
+def test_mmds_bandwidth_is_that_of_the_first_thousand_real_samples() -> None:
+    y = torch.cat([gaussian(1000, [0.0], 1, "y"), gaussian(200, [50.0], 1, "far")])
+    found = MMD().distance(gaussian(10, [0.0], 1, "x"), y)
+    median = distances.median_distance(transport.content(y[:1000]))
+    assert found.protocol == f"bandwidth {median:.6g}, the median distance among the first 1000 real samples"
+
+
 def test_mmd_is_unbiased_and_its_twin_with_the_diagonal_is_not() -> None:
     n, replications = 20, 300
     pairs = [(gaussian(n, [0.0], 1, "x", k), gaussian(n, [0.0], 1, "y", k)) for k in range(replications)]

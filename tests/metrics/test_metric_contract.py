@@ -11,11 +11,13 @@ import pytest
 import torch
 from gaussian_flow import GaussianFlow
 from small_images import SmallImages, evidence, images
+from torch import Tensor
 
 from fmbench.data import DATA, Data
 from fmbench.data.toys import Normal
 from fmbench.errors import Skip, Unavailable
 from fmbench.metrics import METRICS, Metric
+from fmbench.metrics.base import TwoSampleMetric
 from fmbench.metrics.fid import FID, FeatureMetric
 from fmbench.randomness import generator
 from fmbench.statistics import Estimate
@@ -97,6 +99,20 @@ def test_spec_and_label_round_trip(metric: Metric) -> None:
         assert METRICS.build(small.spec()) == small
         whole = (fewer, 192) if metric.scope == "coupling" else (fewer,)  # minibatches of 64
         assert measured(small, many(metric)).n in whole
+
+
+@pytest.mark.parametrize("metric", [m for m in EVERY if getattr(m, "most", None)], ids=lambda metric: metric.name)
+def test_what_a_default_n_is_held_to_is_said_and_stated(
+    metric: TwoSampleMetric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sides(self: TwoSampleMetric, x: Tensor, y: Tensor) -> Estimate:
+        return Estimate(len(y), 1.0, len(x))
+
+    monkeypatch.setattr(type(metric), "distance", sides)
+    assert metric.most is not None
+    assert f"up to {metric.most:,}" in " ".join((type(metric).__doc__ or "").split())
+    for n, taken in ((20, 20), (metric.most + 1, metric.most)):
+        assert metric.measure(FLOW.evidence(n)) == metric.floor(FLOW.data, n, 0) == Estimate(taken, 1.0, taken)
 
 
 @each
