@@ -54,7 +54,7 @@ class EnergyCoefficient(TwoSampleMetric):
 
 
 class MarginalGap(EnergyCoefficient):
-    """`energy_coefficient` of the flow itself: at the end of its reference solve, against held-out data, up to 2,000 by default."""
+    """`energy_coefficient` of the flow itself: the end of its reference solve against held-out data, up to 2,000 by default."""
 
     name = "marginal_gap"
     scope = "flow"

@@ -86,6 +86,7 @@ def test_a_schroedinger_bridge_asks_for_its_coupling() -> None:
         ):
             path.check(wrong)
     PATHS.build("icfm").check(COUPLINGS.build("minibatch-ot"))
+    PATHS.build("sb-cfm").check(COUPLINGS.build("sinkhorn"))  # the defaults, σ = 1 and regularisation 2
 
 
 def test_the_literatures_target_is_ours() -> None:

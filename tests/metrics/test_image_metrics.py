@@ -182,6 +182,16 @@ def test_kid_is_torch_fidelitys_and_unbiased() -> None:
         KID(features="channel-means").compare(summary(x), summary(y))
 
 
+def test_kids_error_is_that_of_its_mean_over_blocks() -> None:
+    """Six blocks a side: about the spread over 40 draws, and far from the deviation of one block, √6 times as wide."""
+    metric = KID(features="channel-means", subsets=20, size=50)
+    drawn = [(0.5 + normal(300, 4, "kid x", k), normal(300, 4, "kid y", k)) for k in range(40)]
+    found = [metric.compare(summary(x), summary(y)) for x, y in drawn]
+    stated = math.sqrt(np.mean([e.stderr**2 for e in found]))
+    assert stated / np.std([e.value for e in found]) == pytest.approx(1, abs=4 / math.sqrt(2 * 40))
+    assert {e.freedom for e in found} == {5}
+
+
 def kernel(x: Tensor, y: Tensor) -> Tensor:
     return (x @ y.T / x.shape[1] + 1) ** 3
 

@@ -9,13 +9,16 @@ from torch import Tensor
 
 from fmbench.errors import Skip
 from fmbench.metrics import METRICS, Evidence, Geometry
+from fmbench.metrics.memorisation import errors
 
 FLOW = GaussianFlow((1.0, -0.5), (0.5, 2.0))
 METRIC = METRICS.build({"name": "pair_memorisation", "n": 400})
 
 
-def evidence(n: int = 400, gap: float = 0.0, **changes: object) -> Evidence:
-    """A reflow round of the Gaussian flow whose pairs are straight; its velocity is off by `gap` on fresh pairs alone."""
+def evidence(n: int = 400, gap: float = 0.0, misfit: float = 0.0, **changes: object) -> Evidence:
+    """A reflow round of the Gaussian flow whose pairs are straight; its velocity is off by `misfit`, and on fresh pairs alone
+    by `gap` more.
+    """
     teacher = FLOW.geometry(n, seed=1)
     own = FLOW.geometry(n, seed=2)
     mean, std = torch.tensor(FLOW.mean), torch.tensor(FLOW.std)
@@ -25,7 +28,7 @@ def evidence(n: int = 400, gap: float = 0.0, **changes: object) -> Evidence:
         scale = 1 - t[:, None].float() + t[:, None].float() * std
         z0 = (x - t[:, None].float() * mean) / scale  # the start of the straight line through x
         known = (z0[:, None] - fresh).abs().amax(2).amin(1) < 1e-3
-        return mean + (std - 1) * z0 + gap * known[:, None]
+        return mean + (std - 1) * z0 + misfit + gap * known[:, None]
 
     pairs = {"teacher": teacher, "coupled": lambda k: (own.z0[:k], own.z1[:k]), "velocity": velocity}
     return FLOW.evidence(n, **{**pairs, **changes})
@@ -40,6 +43,15 @@ def test_a_field_that_knows_no_pair_better_has_none() -> None:
 def test_the_gap_is_measured_exactly() -> None:
     found = METRIC.measure(evidence(gap=0.5))
     assert found.value == pytest.approx(2 * 0.5**2, abs=0.02), "two dimensions, each off by a half on fresh pairs"
+
+
+def test_what_is_wrong_on_all_pairs_is_no_memorisation_but_to_a_twin() -> None:
+    """(0.3 + 0.5)² − 0.3² in two dimensions; the twin forgets the training pairs, whose error is to be taken away."""
+    seen = evidence(gap=0.5, misfit=0.3)
+    assert seen.teacher is not None
+    twin = errors(seen, seen.teacher.z0, seen.teacher.z1).mean().item()
+    assert METRIC.measure(seen).value == pytest.approx(2 * (0.8**2 - 0.3**2), abs=0.02)
+    assert twin == pytest.approx(2 * 0.8**2, abs=0.02)
 
 
 def test_a_twin_that_forgets_fresh_pairs_is_noticed() -> None:
