@@ -47,6 +47,14 @@ def test_closed_form(name: str, flow: GaussianFlow) -> None:
     check(METRICS.build(name), flow)
 
 
+def test_npe_is_the_couplings_excess_and_the_curvature() -> None:
+    """(C_gen − W2²)/W2² + S/W2² = A/W2² − 1, of the same samples: to the identity's own residual."""
+    names = ("npe", "transport_cost", "straightness", "path_energy", "w2_squared")
+    npe, cost, bend, energy, least = (METRICS.build(name).measure(SPACE.evidence(500)).value for name in names)
+    assert npe == pytest.approx(energy / least - 1, rel=1e-12)
+    assert npe == pytest.approx((cost - least) / least + bend / least, rel=1e-4)
+
+
 class Unsquared(Straightness):
     def per_sample(self, geometry: Geometry) -> torch.Tensor:
         return geometry.straightness.sqrt()
