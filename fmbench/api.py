@@ -32,6 +32,7 @@ from .plan import Cell, Plan, make_plan
 from .plugins import load_plugins
 from .results import Results
 from .stages.flow import FlowSpec
+from .stages.measure import MeasureSpec
 from .stages.sample import ReferenceSpec, SampleSpec
 from .store import ResultFolder, Store, WriteError
 from .suite import Suite, load, parse
@@ -282,6 +283,7 @@ def manifest(plan: Plan, outcomes: dict[str, Outcome], store: Store, devices: Se
         },
         "paths": {flow.path.label(): _ends(flow) for flow in _one_each(flows, "path")},
         "flows": [_flow_facts(flow, store) for flow in flows],
+        "references": _references(plan, store),
         "planned": len(plan.cells),
         "statuses": _count(outcomes[cell.spec.key].status for cell in plan.cells if cell.spec.key in outcomes),
         "failures": _failures(plan, outcomes),
@@ -314,6 +316,16 @@ def _flow_facts(flow: FlowSpec, store: Store) -> dict[str, Any]:
     if "devices" in info:  # trained on several
         trained["devices"] = info["devices"]
     return {"key": flow.key, **flow_columns(flow), **(trained if flow.model.trained else {})}
+
+
+def _references(plan: Plan, store: Store) -> list[dict[str, Any]]:
+    """Each reference solve: how many steps it took, its own error in data units, and the one that was asked for."""
+    specs = {c.spec.reference.key: c.spec.reference for c in plan.cells if isinstance(c.spec, MeasureSpec)}
+    return [
+        {"key": key, "flow": spec.flow.key, "steps": info["steps"], "error": info["error"],
+         "tolerance": spec.tolerance * spec.flow.data.moments()[1]}
+        for key, spec in specs.items() if (info := store.info(key)) is not None
+    ]  # fmt: skip
 
 
 def _count(items: Any) -> dict[str, int]:

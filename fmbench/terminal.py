@@ -140,7 +140,7 @@ def format_of(format: str | None, out: Path | None) -> str:
 
 
 def print_results(console: Console, results: Results) -> None:
-    from .report.tables import tasks, terminal_pivot, truth_grid
+    from .report.tables import coarse, tasks, terminal_pivot, truth_grid
 
     pivot = terminal_pivot(results, width=WIDTH)
     print_frame(console, pivot.reset_index(), str(pivot.attrs.get("title", results.main_metric)))
@@ -152,6 +152,8 @@ def print_results(console: Console, results: Results) -> None:
     console.print(
         ", ".join(f"{count} {status}" for status, count in counts.items()) + f" of {len(results.table)} values"
     )
+    if remark := coarse(results):
+        console.print(remark, highlight=False)
     assert results.directory is not None
     print_skipped(console, results)
     console.print(f"table   {results.directory / 'results.csv'}", soft_wrap=True, markup=False)

@@ -18,6 +18,7 @@ import pytest
 import fmbench
 from fmbench.api import outline
 from fmbench.errors import UserError
+from fmbench.store import ResultFolder
 from fmbench.table import COLUMNS, read_table
 
 Tiny = Callable[..., dict[str, Any]]
@@ -298,3 +299,25 @@ def test_the_examples_stay_short(plugin: Callable[[str], str]) -> None:
         node for node in ast.parse(Path(plugin("components")).read_text()).body if isinstance(node, ast.ClassDef)
     ]
     assert max(node.end_lineno - node.lineno for node in classes if node.end_lineno) < 60
+
+
+def test_a_reference_solve_that_misses_its_tolerance_is_told(
+    tiny: Callable[..., dict[str, Any]], fmbench: Callable[..., Any], tiny_file: Callable[..., Path], cache: Path
+) -> None:
+    """In the manifest, on the terminal and in the reports; one that meets it is not spoken of."""
+    oracle = {
+        "flow__model": "oracle",
+        "data": "gaussian-mixture",
+        "flow__seed": 0,
+        "metrics": ["solver_error", "straightness"],
+    }
+    for tolerance, told in ((1e-2, False), (1e-12, True)):
+        reference = {"tolerance": tolerance, "max_steps": 64}
+        done = fmbench("run", tiny_file(**oracle, sample__reference=reference), "--out", f"out-{tolerance}")
+        assert done.code == 0, done.err
+        (solve,) = ResultFolder(Path(f"out-{tolerance}")).read_json("manifest.json")["references"]
+        assert (solve["error"] > solve["tolerance"]) is told
+        text = fmbench("report", f"out-{tolerance}", "--format", "md").out
+        page = (Path(f"out-{tolerance}") / "report.html").read_text()
+        for said in (done.out, text.replace("\\", ""), page):
+            assert ("1 of 1 reference solves missed their tolerance" in " ".join(said.split())) is told

@@ -57,6 +57,7 @@ class Section:
     walls: list[pictures.Wall]
     claims: list[dict[str, Any]]
     failures: list[dict[str, Any]]
+    coarse: str | None
     manifest: str
 
 
@@ -128,6 +129,7 @@ def _section(results: Results, anchor: str) -> Section:
         walls=pictures.sample_walls(results.pictures),
         claims=_claims(results),
         failures=tables.failures(results),
+        coarse=tables.coarse(results),
         manifest=json.dumps(results.manifest, indent=2, ensure_ascii=False, default=str),
     )
 

@@ -236,6 +236,19 @@ def failures(results: Results) -> list[Row]:
     ]  # fmt: skip
 
 
+def coarse(results: Results) -> str | None:
+    """What is to be said of reference solves that ended before their tolerance: geometry and solver_error rest on them."""
+    solves = results.manifest.get("references") or []
+    if not (short := [solve for solve in solves if solve["error"] > solve["tolerance"]]):
+        return None
+    worst = max(short, key=lambda solve: solve["error"] / solve["tolerance"])
+    return (
+        f"{len(short)} of {len(solves)} reference solves missed their tolerance, by up to {worst['error']:.2g} against "
+        f"{worst['tolerance']:.2g} data units at {worst['steps']} steps. Their error is in solver_error's; raise "
+        "sample.reference.max_steps, or its tolerance."
+    )
+
+
 SHORTEN = re.compile(r"^\(?(\S+) ± [^)†]*?\)?(e-?\d+)?( †)?$")  # drops the interval, keeps exponent and mark
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ..results import Results
-from .tables import Grid, failures, grids
+from .tables import Grid, coarse, failures, grids
 from .verdicts import recorded, verdict_table
 
 
@@ -22,8 +22,9 @@ def markdown(results: Sequence[Results]) -> str:
             parts += grid_markdown(grid)
         if verdicts := recorded(result):
             parts += ["### Claims", verdict_table([(str(result.suite.get("suite") or result.name), verdicts)])]
-        if failed := failures(result):
-            parts.append("### Not ok")
+        failed, remark = failures(result), coarse(result)
+        if failed or remark:
+            parts += ["### Not ok", _md(remark or "")]
             parts.append("\n".join(
                 f"- {x['count']} × {x['status']}: {_md(x['flow'])}, {_md(x['sampler'])} at nfe {x['nfe'] or '–'}, "
                 f"{_md(x['metric'])}: {_md(x['reason'])}" for x in failed))  # fmt: skip
