@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -134,11 +135,13 @@ def fmbench(
 
 
 def started(*words: Any, cwd: Path, **more: Any) -> subprocess.Popen[str]:
-    """The command line in a process of its own."""
+    """The command line in a process of its own, which Ctrl-C interrupts also where these tests run in the background."""
     code = "from fmbench.cli import main; main()"
     command = [sys.executable, "-c", code, *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
-    return subprocess.Popen(command, cwd=cwd, text=True, **pipes)
+    return subprocess.Popen(
+        command, cwd=cwd, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes
+    )
 
 
 @pytest.fixture
