@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import io
-import json
-import math
 import os
 import shlex
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
 
 from . import paired
 from .board import TensorBoard
@@ -26,20 +20,16 @@ from .disk import named
 from .errors import UserError, unknown
 from .execute import Missing, Outcome, devices_for, execute, missing
 from .execute.ranks import neighbours
-from .machine import commit, hardware, versions
-from .naming import flow_columns
+from .manifest import manifest
+from .pictures import pictures
 from .plan import Cell, Plan, make_plan
 from .plugins import load_plugins
 from .results import Results
-from .stages.flow import FlowSpec
-from .stages.measure import MeasureSpec
-from .stages.sample import ReferenceSpec, SampleSpec
 from .store import ResultFolder, Store, WriteError
 from .suite import Suite, load, parse
 from .table import COLUMNS, frame
 
 SNAPSHOT_SECONDS = 10.0  # between tables written while a run goes on
-PICTURED = 512  # points drawn of each set of 2-D samples; images: 36
 
 
 class Watcher(Protocol):
@@ -258,145 +248,3 @@ def _row(suite: str, cell: Cell, outcome: Outcome) -> dict[str, Any]:
         "higher_is_better": metric.higher_is_better,
         "key": cell.spec.key,
     }
-
-
-def manifest(plan: Plan, outcomes: dict[str, Outcome], store: Store, devices: Sequence[str]) -> dict[str, Any]:
-    """Everything that one needs to know to trust the table, or to make it again."""
-    from . import __version__
-
-    flows = plan.flows()
-    return {
-        "fmbench": __version__,
-        "suite": plan.suite.resolved(),
-        "command": shlex.join(["fmbench", *sys.argv[1:]]) if Path(sys.argv[0]).name == "fmbench" else "fmbench.run(…)",
-        "versions": versions(),
-        "commit": commit(),
-        "hardware": hardware(devices),
-        "seeds": sorted({flow.seed for flow in flows}),
-        "data": {
-            task.data.label(): {
-                **dict(zip(("mean", "std"), task.data.moments(), strict=True)),
-                "dims": math.prod(task.data.shape),
-                **task.data.provenance(),
-            }
-            for task in plan.suite.problems()
-        },
-        "paths": {flow.path.label(): _ends(flow) for flow in _one_each(flows, "path")},
-        "flows": [_flow_facts(flow, store) for flow in flows],
-        "references": _references(plan, store),
-        "planned": len(plan.cells),
-        "statuses": _count(outcomes[cell.spec.key].status for cell in plan.cells if cell.spec.key in outcomes),
-        "failures": _failures(plan, outcomes),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _one_each(flows: Sequence[FlowSpec], part: str) -> list[FlowSpec]:
-    return list({getattr(flow, part).label(): flow for flow in flows}.values())
-
-
-def _ends(flow: FlowSpec) -> dict[str, float]:
-    """How far a path is from its ends: x_0 keeps α_0 of the data, x at the end time keeps σ of the noise."""
-    import torch
-
-    ends = flow.path.schedule(torch.tensor([0.0, flow.path.end_time], dtype=torch.float64))
-    return {
-        "alpha_0": ends.alpha[0].item(),
-        "sigma_0": ends.sigma[0].item(),
-        "alpha_end": ends.alpha[1].item(),
-        "sigma_end": ends.sigma[1].item(),
-        "end_time": flow.path.end_time,
-    }
-
-
-def _flow_facts(flow: FlowSpec, store: Store) -> dict[str, Any]:
-    info = store.info(flow.key) or {}
-    losses = info.get("losses") or [[None, None]]
-    trained = {"loss": losses[-1][1], "train_seconds": info.get("seconds"), "device": info.get("device")}
-    if "devices" in info:  # trained on several
-        trained["devices"] = info["devices"]
-    return {"key": flow.key, **flow_columns(flow), **(trained if flow.model.trained else {})}
-
-
-def _references(plan: Plan, store: Store) -> list[dict[str, Any]]:
-    """Each reference solve: how many steps it took, its own error in data units, and the one that was asked for."""
-    specs = {c.spec.reference.key: c.spec.reference for c in plan.cells if isinstance(c.spec, MeasureSpec)}
-    return [
-        {"key": key, "flow": spec.flow.key, "steps": info["steps"], "error": info["error"],
-         "tolerance": spec.tolerance * spec.flow.data.moments()[1]}
-        for key, spec in specs.items() if (info := store.info(key)) is not None
-    ]  # fmt: skip
-
-
-def _count(items: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for item in items:
-        counts[item] = counts.get(item, 0) + 1
-    return counts
-
-
-def _failures(plan: Plan, outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
-    """Each distinct traceback once, with the number of rows that it cost."""
-    traces: dict[str, int] = {}
-    for cell in plan.cells:
-        outcome = outcomes.get(cell.spec.key)
-        if outcome is not None and outcome.trace:
-            traces[outcome.trace] = traces.get(outcome.trace, 0) + 1
-    return [{"rows": count, "trace": trace} for trace, count in traces.items()]
-
-
-def pictures(plan: Plan, store: Store) -> bytes:
-    """Trajectories and samples of each method's first seed, and the data, as the npz that the report draws."""
-    index: list[dict[str, Any]] = []
-    arrays: dict[str, np.ndarray] = {}
-
-    def add(array: Any, kind: str, times: Any = None, **facts: Any) -> None:
-        name = f"a{len(index)}"
-        arrays[name] = np.asarray(array, dtype=np.float32)
-        if times is not None:
-            arrays[f"{name}_times"] = np.asarray(times, dtype=np.float32)
-        index.append({"array": name, "kind": kind, **facts})
-
-    first = {
-        (columns["data"], columns["method"], _rest(columns)): flow.key for flow, columns in _measured_flows(plan)[::-1]
-    }
-    for task in plan.suite.problems():
-        add(task.data.take("test", _many(task.data.shape, task.data.size("test"))), "data", data=task.data.label())
-    for reference in plan.references():
-        columns = flow_columns(reference.flow)
-        chosen = first.get((columns["data"], columns["method"], _rest(columns))) == reference.flow.key
-        if chosen and math.prod(reference.flow.data.shape) == 2 and store.has(reference.key):
-            tensors = store.read(reference.key).tensors
-            add(tensors["trajectories"][:, :64], "trajectory", times=tensors["times"], **_named(columns))
-    for sample in plan.samples():
-        columns = flow_columns(sample.flow)
-        chosen = first.get((columns["data"], columns["method"], _rest(columns))) == sample.flow.key
-        info = store.info(sample.key) if chosen else None
-        if info is not None:
-            x = store.read(sample.key).tensors["x"][: _many(sample.flow.data.shape, sample.n)]
-            add(x, "samples", **_named(columns), solver=_solver_name(sample), nfe=info["nfe"])
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, index=np.array(json.dumps(index)), **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
-def _measured_flows(plan: Plan) -> list[tuple[FlowSpec, dict[str, Any]]]:
-    solves: list[ReferenceSpec | SampleSpec] = [*plan.references(), *plan.samples()]
-    return [(solve.flow, flow_columns(solve.flow)) for solve in solves]
-
-
-def _rest(columns: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(columns[name] for name in ("source", "path", "coupling", "times", "model", "prediction"))
-
-
-def _named(columns: dict[str, Any]) -> dict[str, Any]:
-    return {name: columns[name] for name in ("method", "seed", "data")}
-
-
-def _solver_name(sample: SampleSpec) -> str:
-    return sample.solver.title()
-
-
-def _many(shape: tuple[int, ...], size: int | None) -> int:
-    wanted = PICTURED if math.prod(shape) == 2 else 36
-    return wanted if size is None else min(wanted, size)

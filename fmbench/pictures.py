@@ -1,0 +1,75 @@
+"""What the report draws: data, trajectories and samples, packed beside the table."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from .naming import flow_columns
+from .plan import Plan
+from .stages.flow import FlowSpec
+from .stages.sample import ReferenceSpec, SampleSpec
+from .store import Store
+
+PICTURED = 512  # points drawn of each set of 2-D samples; images: 36
+
+
+def pictures(plan: Plan, store: Store) -> bytes:
+    """Trajectories and samples of each method's first seed, and the data, as the npz that the report draws."""
+    index: list[dict[str, Any]] = []
+    arrays: dict[str, np.ndarray] = {}
+
+    def add(array: Any, kind: str, times: Any = None, **facts: Any) -> None:
+        name = f"a{len(index)}"
+        arrays[name] = np.asarray(array, dtype=np.float32)
+        if times is not None:
+            arrays[f"{name}_times"] = np.asarray(times, dtype=np.float32)
+        index.append({"array": name, "kind": kind, **facts})
+
+    first = {
+        (columns["data"], columns["method"], _rest(columns)): flow.key for flow, columns in _measured_flows(plan)[::-1]
+    }
+    for task in plan.suite.problems():
+        add(task.data.take("test", _many(task.data.shape, task.data.size("test"))), "data", data=task.data.label())
+    for reference in plan.references():
+        columns = flow_columns(reference.flow)
+        chosen = first.get((columns["data"], columns["method"], _rest(columns))) == reference.flow.key
+        if chosen and math.prod(reference.flow.data.shape) == 2 and store.has(reference.key):
+            tensors = store.read(reference.key).tensors
+            add(tensors["trajectories"][:, :64], "trajectory", times=tensors["times"], **_named(columns))
+    for sample in plan.samples():
+        columns = flow_columns(sample.flow)
+        chosen = first.get((columns["data"], columns["method"], _rest(columns))) == sample.flow.key
+        info = store.info(sample.key) if chosen else None
+        if info is not None:
+            x = store.read(sample.key).tensors["x"][: _many(sample.flow.data.shape, sample.n)]
+            add(x, "samples", **_named(columns), solver=_solver_name(sample), nfe=info["nfe"])
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, index=np.array(json.dumps(index)), **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _measured_flows(plan: Plan) -> list[tuple[FlowSpec, dict[str, Any]]]:
+    solves: list[ReferenceSpec | SampleSpec] = [*plan.references(), *plan.samples()]
+    return [(solve.flow, flow_columns(solve.flow)) for solve in solves]
+
+
+def _rest(columns: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(columns[name] for name in ("source", "path", "coupling", "times", "model", "prediction"))
+
+
+def _named(columns: dict[str, Any]) -> dict[str, Any]:
+    return {name: columns[name] for name in ("method", "seed", "data")}
+
+
+def _solver_name(sample: SampleSpec) -> str:
+    return sample.solver.title()
+
+
+def _many(shape: tuple[int, ...], size: int | None) -> int:
+    wanted = PICTURED if math.prod(shape) == 2 else 36
+    return wanted if size is None else min(wanted, size)
