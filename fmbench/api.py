@@ -100,8 +100,8 @@ def run(
         workers: worker processes; one for each core or GPU when None.
         ray: address of a Ray cluster, "auto" for the one at hand, whose devices take the place of this machine's; all its
             nodes see one FMBENCH_CACHE.
-        devices_per_flow: how many devices of this machine train one flow, each a part of every batch; a worker holds so many,
-            and does all but training on the first of them. The flow is the same up to rounding and a network's own dropout.
+        devices_per_flow: how many devices of this machine train one flow, each a part of every batch, and share its samples, each
+            whole batches; a worker holds so many. The samples are the same; the flow is so up to rounding and its own dropout.
         plugins: Python files that register a user's own components.
         log: "tensorboard" for loss and throughput of the trainings in `<out>/tensorboard`.
         watcher: hears of progress.

@@ -13,7 +13,18 @@ import typer
 from . import cli_options as options
 from . import terminal
 from .cli_evaluate import evaluate
-from .cli_options import DataRoot, Device, DryRun, InceptionWeights, Overrides, Plugins, Quiet, Ray, Workers
+from .cli_options import (
+    DataRoot,
+    Device,
+    DevicesPerFlow,
+    DryRun,
+    InceptionWeights,
+    Overrides,
+    Plugins,
+    Quiet,
+    Ray,
+    Workers,
+)
 from .errors import UserError, unknown
 
 app = typer.Typer(
@@ -69,12 +80,7 @@ def run(
     device: Device = None,
     workers: Workers = None,
     ray: Ray = None,
-    devices_per_flow: Annotated[
-        int,
-        typer.Option(
-            help="Devices that train one flow, each a part of every batch; what is not training uses the first of them."
-        ),
-    ] = 1,
+    devices_per_flow: DevicesPerFlow = 1,
     dry_run: DryRun = False,
     quiet: Quiet = False,
     data_root: DataRoot = None,

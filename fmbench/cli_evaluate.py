@@ -9,7 +9,18 @@ import typer
 
 from . import cli_options as options
 from . import terminal
-from .cli_options import DataRoot, Device, DryRun, InceptionWeights, Overrides, Plugins, Quiet, Ray, Workers
+from .cli_options import (
+    DataRoot,
+    Device,
+    DevicesPerFlow,
+    DryRun,
+    InceptionWeights,
+    Overrides,
+    Plugins,
+    Quiet,
+    Ray,
+    Workers,
+)
 from .errors import UserError
 
 CONVENTIONS = "Conventions of the model"
@@ -76,6 +87,7 @@ def evaluate(
     device: Device = None,
     workers: Workers = None,
     ray: Ray = None,
+    devices_per_flow: DevicesPerFlow = 1,
     dry_run: DryRun = False,
     quiet: Quiet = False,
     plugin: Plugins = None,
@@ -103,6 +115,7 @@ def evaluate(
         "conditional": conditional, "no_label": no_label, "guidance": _numbers("--guidance", guidance),
         "guidance_as": guidance_as,
         "set": overrides or [], "plugins": [str(file) for file in plugin or []], "device": device, "workers": workers, "ray": ray,
+        "devices_per_flow": devices_per_flow,
     }  # fmt: skip
     from . import evaluation
 

@@ -37,6 +37,9 @@ Ray = Annotated[
     str | None,
     typer.Option(help="Work on a Ray cluster: its address, or auto. FMBENCH_CACHE must be a disk that it shares."),
 ]
+DevicesPerFlow = Annotated[
+    int, typer.Option(help="Devices that train a flow together, each a part of every batch, and share its samples.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and what is already there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Plugins = Annotated[

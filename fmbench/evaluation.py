@@ -33,6 +33,7 @@ def evaluate(
     device: str | None = None,
     workers: int | None = None,
     ray: str | None = None,
+    devices_per_flow: int = 1,
     watcher: Watcher | None = None,
     **what: Any,
 ) -> Results:
@@ -40,13 +41,14 @@ def evaluate(
 
     Args:
         model: `file.py:function`, `module:function` or the folder of a diffusers UNet2DModel.
-        out, device, workers, ray, watcher: as in `run`.
+        out, device, workers, ray, devices_per_flow, watcher: as in `run`.
         what: as in `composed`.
 
     Raises:
         UserError: the model cannot be loaded or called as declared, or does not fit the data.
     """
     suite, options = _prepared(model, **what)
+    options |= {"devices_per_flow": devices_per_flow}
     return run(suite, out=out, device=device, workers=workers, ray=ray, watcher=watcher, **options)
 
 
@@ -56,11 +58,12 @@ def evaluation(
     device: str | None = None,
     workers: int | None = None,
     ray: str | None = None,
+    devices_per_flow: int = 1,
     **what: Any,
 ) -> Outline:
     """What `evaluate` would do."""
     suite, options = _prepared(model, **what)
-    return outline(suite, device=device, workers=workers, ray=ray, **options)
+    return outline(suite, device=device, workers=workers, ray=ray, devices_per_flow=devices_per_flow, **options)
 
 
 def _prepared(

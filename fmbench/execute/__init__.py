@@ -231,7 +231,7 @@ def execute(
     """Does the missing work, one worker for each entry of `devices` (a device may stand several times); `ray`: on a cluster.
 
     Args:
-        devices_per_flow: where it is more than 1, a worker trains on its own device and those next to it (`Ranks`).
+        devices_per_flow: where it is more than 1, a worker trains (`Ranks`) and samples (`Spread`) on so many
 
     Returns:
         The outcome of every measured value, old and new, and of the stages behind them.
@@ -301,7 +301,7 @@ def devices_for(
 ) -> list[str]:
     """The device of each worker: every GPU once, or the CPU once for each core, unless told otherwise.
 
-    A worker that trains on several devices is told the first of them.
+    A worker that has several devices is told the first of them.
 
     Raises:
         UserError: the device or the cluster is not there.

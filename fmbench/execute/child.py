@@ -13,6 +13,7 @@ import queue
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -102,3 +103,13 @@ def connected() -> tuple[dict[str, Any], Callable[[], Any], Tell]:
     load_plugins(greeting["plugins"])  # before the first job, which may name what they define
     threading.Thread(target=read, daemon=True).start()
     return greeting, inbox.get, tell
+
+
+def portable(error: Exception, where: str) -> Exception:
+    """The exception with its traceback as a note, or what it says where it cannot be sent."""
+    try:
+        sent: Exception = pickle.loads(pickle.dumps(error))
+    except Exception:
+        sent = RuntimeError(f"{type(error).__name__}: {error}")
+    sent.add_note(f"{where}:\n{''.join(traceback.format_exception(error))}")
+    return sent

@@ -7,25 +7,28 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from ..errors import BudgetExceeded, Diverged, Skip, Unavailable
 from ..flow.velocity import Field, Velocity
-from ..identity import Spec, key_of
-from ..metrics.base import Geometry, Resources
+from ..identity import key_of
+from ..metrics.base import Resources
 from ..metrics.features.desk import Desk, at
 from ..metrics.geometry import broken_identity
 from ..stages.arithmetic import products
-from ..stages.flow import FlowSpec, Pairs, PairsSpec, velocity_field
+from ..stages.flow import FlowSpec, Pairs, PairsSpec
 from ..stages.measure import AloneSpec, MeasureSpec, PairingSpec, alone, evidence
-from ..stages.sample import ReferenceSpec, SampleSpec, pairs_from, pilot_size, reference, sample
+from ..stages.pairs import halves
+from ..stages.sample import Reference, ReferenceSpec, Sampled, SampleSpec, fineness, reference, sample
 from ..stages.train import State, train
 from ..statistics import Estimate
 from ..store import Store, WriteError
 from .ranks import Ranks
+from .reading import called_from_cpu, field_of, geometry_of, pairs_of
+from .spread import Solved, Spread
 
 TO_LOOK_AT = 64  # samples of a cell that are stored in any case
 
@@ -136,12 +139,13 @@ class AloneJob(Job):
 
 @dataclass
 class Bench:
-    """Where jobs are done: the store, the device, the ear that hears of progress, and who trains if not this process."""
+    """Where jobs are done: the store, the device, the ear that hears of progress; of several devices, who trains and samples."""
 
     store: Store
     device: str
     progress: Progress = field(default=lambda what, amount: None)
     ranks: Ranks | None = None
+    spread: Spread | None = None
     fresh: tuple[str, torch.Tensor] | None = field(default=None, init=False)  # the samples at hand, by their key
 
     def run(self, job: Job) -> dict[str, Outcome]:
@@ -178,7 +182,7 @@ class Bench:
                 try:
                     trained = training(
                         group,
-                        pairs=[self._read_pairs(flow.pairs) for flow in group] if group[0].pairs else None,
+                        pairs=[pairs_of(self.store, flow.pairs) for flow in group] if group[0].pairs else None,
                         initial=self._initial(group),
                         states=[states[flow.key] for flow in group],
                         checkpoint=partial(self._checkpoint, group),
@@ -216,13 +220,10 @@ class Bench:
             return None
         return [self.store.read(flow.teacher.key).tensors for flow in flows if flow.teacher is not None]
 
-    def _read_pairs(self, spec: PairsSpec | None) -> Pairs | None:
-        return None if spec is None else _pairs(self.store, spec.key)
-
     def _pairs(self, spec: PairsSpec) -> Outcome:
         with self.store.locks([spec.key]):
             if not self.store.has(spec.key):
-                pairs = pairs_from(spec, self._field(spec.flow), self.device)
+                pairs = Pairs.joined([part for solve, n in halves(spec) for part in self._parts(solve, spec, n)])
                 tensors = {name: x for name, x in pairs._asdict().items() if x is not None}
                 self.store.write(spec.key, spec.identity(), {"device": self.device}, tensors)
         return Outcome()
@@ -238,7 +239,7 @@ class Bench:
 
     def _alone(self, spec: AloneSpec) -> Outcome:
         pairs = spec.pairs if isinstance(spec, PairingSpec) else None
-        outcome = self._measured(spec, lambda: _valued(alone(spec, self._read_pairs(pairs))))
+        outcome = self._measured(spec, lambda: _valued(alone(spec, pairs_of(self.store, pairs))))
         self.progress("measured", 1)
         return outcome
 
@@ -246,17 +247,17 @@ class Bench:
         if self.store.has(cell.key):
             return Outcome()
         started = time.perf_counter()
-        field_ = self._field(cell.flow)
         if isinstance(cell, ReferenceSpec):
-            solved = reference(cell, field_, self.device)
+            fine = fineness(cell, self._field(cell.flow), self.device)
+            solved = Reference.joined(self._parts(reference, cell, cell.n, fine))
             if problem := broken_identity(solved.geometry, cell.flow.path.end_time):
                 raise ArithmeticError(problem)
             geometry = {name: value for name, value in vars(solved.geometry).items() if isinstance(value, torch.Tensor)}
             tensors = {**geometry, "trajectories": solved.trajectories, "times": solved.times}
-            info: dict[str, Any] = {"error": solved.geometry.error, "steps": solved.steps, "nfe": solved.nfe}
+            info: dict[str, Any] = {**fine._asdict(), "nfe": solved.nfe}
             ledger, batch = solved.ledger, solved.batch
         else:
-            drawn = sample(cell, field_, self.device)
+            drawn = self._sampled(cell)
             x = drawn.x.clone()  # no inference tensor: metrics may differentiate
             self.fresh = cell.key, x
             tensors = {"x": x if cell.keep else x[:TO_LOOK_AT].clone()}
@@ -265,20 +266,31 @@ class Bench:
         info |= {"ledger": asdict(ledger), "device": self.device, "took": time.perf_counter() - started}
         if batch != cell.batch:
             info["batch"] = batch
+        if self.spread is not None:
+            info["devices"] = len(self.spread.devices)
         self.store.write(cell.key, cell.identity(), info, tensors)
         return Outcome()
 
+    def _sampled(self, cell: SampleSpec) -> Sampled:
+        return Sampled.joined(self._parts(sample, cell, cell.n))
+
+    def _parts(self, stage: Callable[..., Any], spec: Solved, n: int, *given: Any) -> list[Any]:
+        """What a stage makes of n samples, on all devices of this worker."""
+        if self.spread is not None:
+            return self.spread.solve(stage, spec, n, *given)
+        return [stage(spec, self._field(spec.flow), self.device, range(n), *given)]
+
     def _measure(self, spec: MeasureSpec) -> Outcome:
-        info, geometry, steps = _geometry(self.store, spec.reference.key)
+        info, geometry = geometry_of(self.store, spec.reference)
         if isinstance(spec.cell, ReferenceSpec):
             generated, resources = geometry.z1, Resources(info["nfe"], (info["took"],), None)
         else:
             generated, facts = self._generated(spec.cell), self.store.info(spec.cell.key) or {}
             resources = Resources(facts["nfe"], tuple(facts["seconds"]), facts["peak_memory_mb"])
-        field_ = _called_from_cpu(self._field(spec.cell.flow), self.device)
-        pairs = self._read_pairs(spec.cell.flow.pairs)
-        teacher = None if spec.teacher is None else _geometry(self.store, spec.teacher.key)[1]
-        seen = evidence(spec.cell, generated, geometry, resources, field_, steps, pairs, teacher)
+        field_ = called_from_cpu(self._field(spec.cell.flow), self.device)
+        pairs = pairs_of(self.store, spec.cell.flow.pairs)
+        teacher = None if spec.teacher is None else geometry_of(self.store, spec.teacher)[1]
+        seen = evidence(spec.cell, generated, geometry, resources, field_, info["steps"], pairs, teacher)
         outcome = _valued(spec.metric.measure(seen))
         vjps = seen.velocity.vjps if isinstance(seen.velocity, Velocity) else 0
         return replace(outcome, vjp=vjps / max(outcome.n or 0, 1))
@@ -287,10 +299,7 @@ class Bench:
         """A cell's samples: those at hand, those stored or, where they were not kept, the same drawn again."""
         if self.fresh is None or self.fresh[0] != cell.key:
             x = self.store.read(cell.key).tensors["x"]
-            self.fresh = (
-                cell.key,
-                x if len(x) == cell.n else sample(cell, self._field(cell.flow), self.device).x.clone(),
-            )
+            self.fresh = cell.key, x if len(x) == cell.n else self._sampled(cell).x.clone()
         return self.fresh[1]
 
     def _measured(self, spec: MeasureSpec | AloneSpec, measure: Callable[[], Outcome]) -> Outcome:
@@ -318,7 +327,7 @@ class Bench:
         return self.store.read(key).tensors
 
     def _field(self, flow: FlowSpec) -> Field:
-        return _field(self.store, flow.key, self.device, _Hashable(flow))
+        return field_of(self.store, flow, self.device)
 
     def _attempt(self, work: Callable[[], Outcome]) -> Outcome:
         try:
@@ -351,47 +360,3 @@ def _failure(error: Exception) -> Outcome:
     trace = "".join(traceback.format_exception(error)) if status == "failed" else None
     again = isinstance(error, Unavailable)
     return Outcome(status=status, reason=" ".join(reason.split()), trace=trace, again=again)
-
-
-class _Hashable:
-    """A specification as a cache argument: equal when its key is."""
-
-    def __init__(self, spec: Spec):
-        self.spec = spec
-
-    def __hash__(self) -> int:
-        return hash(self.spec.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashable) and other.spec.key == self.spec.key
-
-
-# A worker does the cells of one flow one after the other: what they share is read once.
-@lru_cache(maxsize=4)
-def _field(store: Store, key: str, device: str, flow: _Hashable) -> Field:
-    assert isinstance(flow.spec, FlowSpec)
-    weights = store.read(key).tensors if flow.spec.model.trained else None
-    return velocity_field(flow.spec, weights, device)
-
-
-def _called_from_cpu(field_: Field, device: str) -> Field:
-    """The field for metrics, whose tensors stay on the CPU; gradients pass through."""
-    if device == "cpu":
-        return field_
-    return lambda t, x, *label: field_(t.to(device), x.to(device), *(a.to(device) for a in label)).to(x.device)
-
-
-@lru_cache(maxsize=4)
-def _geometry(store: Store, key: str) -> tuple[dict[str, Any], Geometry, int]:
-    artefact = store.read(key)
-    tensors = {
-        name: artefact.tensors[name] for name in ("z0", "z1", "start_velocity", "energy", "straightness", "length")
-    }
-    info, pilot = artefact.info, pilot_size(len(tensors["z0"]), artefact.info.get("batch"))
-    return info, Geometry(**tensors, error=info["error"], pilot=pilot), info["steps"]
-
-
-@lru_cache(maxsize=1)
-def _pairs(store: Store, key: str) -> Pairs:
-    tensors = store.read(key).tensors
-    return Pairs(tensors["z0"], tensors["z1"], tensors.get("label"))

@@ -7,11 +7,9 @@ rank can hold it up. What rank 0 has to say (progress, checkpoints, the outcome)
 from __future__ import annotations
 
 import os
-import pickle
 import queue
 import socket
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +23,7 @@ from ..stages.arithmetic import products
 from ..stages.flow import FlowSpec, Pairs
 from ..stages.share import Parted, Share
 from ..stages.train import State, Trained, train
-from .child import Child, connected
+from .child import Child, connected, portable
 
 TICK = 0.2  # seconds between looks up while nothing is heard: an interrupted thread must notice
 PATIENCE = 10.0  # seconds that a rank without the others leaves them to say why
@@ -45,11 +43,6 @@ class Ranks:
 
     devices: Sequence[str]
     plugins: Sequence[str] = ()
-
-    @classmethod
-    def beside(cls, device: str, count: int, plugins: Sequence[str]) -> Ranks | None:
-        """Those of a worker: its own device and the next ones; None where it has one alone, and trains itself."""
-        return cls(neighbours(device, count), plugins) if count > 1 else None
 
     def train(
         self,
@@ -132,7 +125,7 @@ def main() -> None:
     except Exception as error:
         if isinstance(error, Parted):
             time.sleep(PATIENCE)  # the parent hears the cause, and ends this rank
-        tell("raised", _portable(error, share))
+        tell("raised", portable(error, f"on rank {share.index} of {share.count}"))
     receive()  # the end comes from outside: a rank that left by itself would part from those that still compute
 
 
@@ -151,14 +144,3 @@ def _join(share: Share, device: str, port: int) -> None:
         rank=share.index,
         world_size=share.count,
     )
-
-
-def _portable(error: Exception, share: Share) -> Exception:
-    """The exception with its traceback, or what it says where it cannot be sent."""
-    note = f"on rank {share.index} of {share.count}:\n{''.join(traceback.format_exception(error))}"
-    try:
-        sent: Exception = pickle.loads(pickle.dumps(error))
-    except Exception:
-        sent = RuntimeError(f"{type(error).__name__}: {error}")
-    sent.add_note(note)
-    return sent

@@ -13,9 +13,10 @@ from typing import Any
 
 from ..errors import UserError
 from ..store import Store
-from .child import Child, connected
+from .child import Child, Tell, connected
 from .jobs import Bench, Job
-from .ranks import Ranks
+from .ranks import Ranks, neighbours
+from .spread import Spread
 
 GRACE = 10.0  # seconds that an interrupted thread may stay inside a library
 
@@ -55,8 +56,7 @@ class ThreadWorker(Worker):
         self, messages: queue.Queue[Message], device: str, store: Store, plugins: Sequence[str], devices_per_flow: int
     ):
         super().__init__(messages, device)
-        ranks = Ranks.beside(device, devices_per_flow, plugins)
-        self.bench = Bench(store, device, lambda what, amount: self._tell("progress", (what, amount)), ranks)
+        self.bench = _bench(store, device, devices_per_flow, plugins, self._tell)
 
     def _start(self, job: Job) -> None:
         self.thread = threading.Thread(target=self._work, args=(job,), daemon=True)
@@ -81,6 +81,8 @@ class ThreadWorker(Worker):
             interrupt = ctypes.pythonapi.PyThreadState_SetAsyncExc
             interrupt(ctypes.c_ulong(self.thread.ident or 0), ctypes.py_object(SystemExit))
             self.thread.join(GRACE)
+        if self.bench.spread is not None:
+            self.bench.spread.close()
 
 
 class ProcessWorker(Worker):
@@ -101,6 +103,19 @@ class ProcessWorker(Worker):
         self.child.close()
 
 
+def _bench(store: Store, device: str, devices_per_flow: int, plugins: Sequence[str], tell: Tell) -> Bench:
+    """Where a worker works. Made on a thread that lives as long as it does: the processes of `Spread` end with that thread."""
+    devices = neighbours(device, devices_per_flow)
+    several = len(devices) > 1
+    return Bench(
+        store,
+        device,
+        lambda what, amount: tell("progress", (what, amount)),
+        ranks=Ranks(devices, plugins) if several else None,
+        spread=Spread(store, devices, plugins) if several else None,
+    )
+
+
 @contextlib.contextmanager
 def one_thread(device: str) -> Any:
     """On a CPU, small models are fastest on one thread, and one thread computes the same bits everywhere."""
@@ -119,8 +134,7 @@ def main() -> None:
     """The worker process: job after job until its input ends."""
     greeting, receive, tell = connected()
     device = greeting["device"]
-    ranks = Ranks.beside(device, greeting["devices_per_flow"], greeting["plugins"])
-    bench = Bench(greeting["store"], device, lambda what, amount: tell("progress", (what, amount)), ranks)
+    bench = _bench(greeting["store"], device, greeting["devices_per_flow"], greeting["plugins"], tell)
     with one_thread(device):
         while True:
             try:

@@ -74,7 +74,7 @@ class NFE(Metric):
 
 
 class Seconds(Metric):
-    """Wall seconds to make all the samples: the mean over timed repetitions, after warm-up."""
+    """Wall seconds of one device to make all the samples (several devices' seconds add up): the mean over timed repetitions."""
 
     name = "seconds"
     unit = "s"
@@ -87,7 +87,7 @@ class Seconds(Metric):
 
 
 class SamplesPerSecond(Metric):
-    """Samples over the mean wall seconds of `seconds`; the same relative standard error."""
+    """Samples over the mean of `seconds`, so of one device; the same relative standard error."""
 
     name = "samples_per_second"
     unit = "samples/s"
@@ -104,7 +104,7 @@ class SamplesPerSecond(Metric):
 
 
 class PeakMemory(Metric):
-    """Peak memory of the sampling, in MiB: one observation, so its standard error is unknown (infinite)."""
+    """Peak memory of the sampling on a device, in MiB: one observation, so its standard error is unknown (infinite)."""
 
     name = "peak_memory_mb"
     unit = "MiB"

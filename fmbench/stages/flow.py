@@ -122,6 +122,13 @@ class Pairs(NamedTuple):
     z1: Tensor  # (n, *shape)
     label: Tensor | None = None  # (n,)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Pairs]) -> Pairs:
+        """Spans of pairs, in order."""
+        label = [part.label for part in parts if part.label is not None]
+        z0, z1 = torch.cat([part.z0 for part in parts]), torch.cat([part.z1 for part in parts])
+        return cls(z0, z1, torch.cat(label) if label else None)
+
 
 class FlowSpec(Spec):
     """One flow and the training that makes it. `pairs` is set from the first reflow round on, and for students.
@@ -176,6 +183,16 @@ class PairsSpec(Spec):
     solver: Solver
     steps: PositiveInt | None = None
     inverted: float = 0.0
+
+    @property
+    def forward(self) -> int:
+        """How many pairs are solved from the source; the others are solved from the data."""
+        return self.n - round(self.inverted * self.n)
+
+    @property
+    def batch(self) -> int:
+        """How many are solved at once."""
+        return 16 * self.flow.train.batch
 
 
 FlowSpec.model_rebuild()

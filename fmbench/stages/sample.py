@@ -7,9 +7,10 @@ alone, so all solvers, rounds, paths and guidances are compared in pairs.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import repeat
+from typing import NamedTuple
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -24,14 +25,15 @@ from ..metrics.base import Geometry, Resources
 from ..randomness import stream
 from ..solvers.base import Solver
 from ..solvers.fourth_order import RK4
-from ..solvers.grids import Grid, UniformGrid
+from ..solvers.grids import Grid
 from .arithmetic import Precision, faster, products
-from .flow import FlowSpec, Pairs, PairsSpec
+from .flow import FlowSpec
 from .memory import PeakMemory, fitting
 
 PILOT = 512  # samples that decide how fine the reference solve must be
 SHORT = 0.1  # seconds; solves that are shorter are timed several times
 DRAWN = 256  # samples whose whole trajectory is kept for the report
+SOLVED = ("z1", "start_velocity", "energy", "straightness", "length")  # of each sample, by the reference solve
 
 
 class ReferenceSpec(Spec):
@@ -96,6 +98,22 @@ class Sampled:
     def steps(self) -> float:
         return self.ledger.accepted
 
+    @classmethod
+    def joined(cls, parts: Sequence[Sampled]) -> Sampled:
+        """Spans of one cell, in order. Their seconds add up, as those of one device would; the memory is that of the fullest."""
+        if len(parts) == 1:
+            return parts[0]
+        n = sum(len(part.x) for part in parts)
+        costs = [part.resources for part in parts]
+        peaks = [cost.peak_memory_mb for cost in costs if cost.peak_memory_mb is not None]
+        resources = Resources(
+            nfe=sum(cost.nfe * len(part.x) for cost, part in zip(costs, parts, strict=True)) / n,
+            seconds=tuple(sum(repetition) for repetition in zip(*(cost.seconds for cost in costs), strict=False)),
+            peak_memory_mb=max(peaks, default=None),
+        )
+        done = [sum(getattr(part.ledger, name) * len(part.x) for part in parts) / n for name in Ledger.__annotations__]
+        return cls(torch.cat([part.x for part in parts]), resources, Ledger(*done), min(part.batch for part in parts))
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -113,6 +131,24 @@ class Reference:
         """One call starts; then a step's last slope is the next one's first, though the last is asked for all the same."""
         return Ledger(self.steps, 0, self.nfe % (4 * self.steps))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Reference]) -> Reference:
+        """Spans of one reference solve, in order; the trajectories are the first span's."""
+        if len(parts) == 1:
+            return parts[0]
+        first = parts[0]
+        solved = {name: torch.cat([getattr(part.geometry, name) for part in parts]) for name in ("z0", *SOLVED)}
+        geometry = Geometry(**solved, error=first.geometry.error, pilot=first.geometry.pilot)
+        return replace(first, geometry=geometry, batch=min(part.batch for part in parts))
+
+
+class Fineness(NamedTuple):
+    """How fine a reference solve is: its steps, and the error that a pilot group of samples had with them."""
+
+    steps: int
+    error: float
+    pilot: int
+
 
 def noise(source: Data, start: int, stop: int, seed: int) -> Tensor:
     """Samples start … stop − 1 of the source, the common random numbers of every comparison."""
@@ -129,20 +165,30 @@ def labels(flow: FlowSpec, start: int, stop: int, *names: str | int) -> Tensor |
     return stream(lambda n, rng: labels_of(flow.data, n, rng), start, stop, *names)
 
 
-def asked_labels(spec: SampleSpec | ReferenceSpec) -> Tensor | None:
-    """The labels `(n,)` that the samples of a cell are asked for; None of an unconditional flow."""
-    return labels(spec.flow, 0, spec.n, "labels", spec.sample_seed)
+def asked_labels(spec: SampleSpec | ReferenceSpec, span: range | None = None) -> Tensor | None:
+    """The labels that the samples of a cell are asked for, `(n,)` or those of a span; None of an unconditional flow."""
+    span = range(spec.n) if span is None else span
+    return labels(spec.flow, span.start, span.stop, "labels", spec.sample_seed)
 
 
-def _cut(x: Tensor, label: Tensor | None, size: int, device: str = "cpu") -> list[tuple[Tensor, Tensor | None]]:
+def _begun(spec: SampleSpec | ReferenceSpec, span: range) -> tuple[Tensor, Tensor | None]:
+    """Where a span of a cell's samples starts, and what they shall be."""
+    z0 = noise(spec.flow.source, span.start, span.stop, spec.sample_seed)
+    return spec.flow.path.start(z0), asked_labels(spec, span)
+
+
+def cut(x: Tensor, label: Tensor | None, size: int, device: str = "cpu") -> list[tuple[Tensor, Tensor | None]]:
     """Samples and their labels in batches of `size`, on the device."""
     given = repeat(None) if label is None else label.to(device).split(size)
     return list(zip(x.to(device).split(size), given, strict=False))
 
 
 @torch.inference_mode()
-def sample(spec: SampleSpec, field: Field, device: str = "cpu") -> Sampled:
+def sample(spec: SampleSpec, field: Field, device: str = "cpu", span: range | None = None) -> Sampled:
     """Generates spec.n samples in batches, timed after a warm-up call. A batch that the memory does not hold is halved.
+
+    Args:
+        span: the samples to make, all of them when None; it begins where a batch begins.
 
     Raises:
         Diverged: a sample is not finite. BudgetExceeded: an adaptive solver asked for too many calls.
@@ -153,38 +199,34 @@ def sample(spec: SampleSpec, field: Field, device: str = "cpu") -> Sampled:
 
     def work(batch: int) -> Sampled:
         called = faster(field, spec.precision, device, min(batch, spec.n) if compiled else None)
-        return _sample(spec, called, batch, device)
+        return _sample(spec, called, batch, device, range(spec.n) if span is None else span)
 
     with products(spec.precision, device):
         return fitting(work, spec.batch, fixed)[0]
 
 
-def _sample(spec: SampleSpec, field: Field, size: int, device: str) -> Sampled:
+def _sample(spec: SampleSpec, field: Field, size: int, device: str, span: range) -> Sampled:
     path = spec.flow.path
-    z0 = path.start(noise(spec.flow.source, 0, spec.n, spec.sample_seed))
     ends = torch.tensor([0.0, path.end_time], dtype=torch.float64)
     times = spec.grid.on(path, spec.steps) if spec.grid and spec.steps else ends
-    batches = _cut(z0, asked_labels(spec), size, device)
+    batches = cut(*_begun(spec, span), size, device)
 
-    def velocity_of(label: Tensor | None) -> Velocity:
-        return Velocity(field, path=path, label=label, guidance=spec.guidance)
-
-    velocity_of(batches[0][1])(times[0].to(device), batches[0][0])
+    _velocity(spec, field, batches[0][1])(times[0].to(device), batches[0][0])
 
     def solve() -> tuple[list[Tensor], float, Ledger, float]:
         parts, calls, work = [], 0, [0.0, 0.0, 0.0]
         _synchronise(device)
         started = time.perf_counter()
         for batch, label in batches:
-            velocity = velocity_of(label)
+            velocity = _velocity(spec, field, label)
             solution = spec.solver.integrate(velocity, batch, times.to(device))
             parts.append(solution.x)
             calls += velocity.evaluations
             done = (solution.steps, solution.rejected, solution.startup * velocity.calls_per_evaluation)
             work = [total + share * len(batch) for total, share in zip(work, done, strict=True)]
         _synchronise(device)
-        ledger = Ledger(*(total / spec.n for total in work))
-        return parts, calls / spec.n, ledger, time.perf_counter() - started
+        ledger = Ledger(*(total / len(span) for total in work))
+        return parts, calls / len(span), ledger, time.perf_counter() - started
 
     with PeakMemory(device) as memory:
         parts, nfe, ledger, took = solve()
@@ -197,41 +239,55 @@ def _sample(spec: SampleSpec, field: Field, size: int, device: str) -> Sampled:
 
 
 @torch.inference_mode()
-def reference(spec: ReferenceSpec, field: Field, device: str = "cpu") -> Reference:
-    """The reference solve with its own error, estimated on a pilot group by halving the steps.
+def fineness(spec: ReferenceSpec, field: Field, device: str = "cpu") -> Fineness:
+    """How many steps the reference solve of a flow needs: doubled on a pilot group until halving them changes little.
 
     Raises:
         Diverged: the field is not finite along the way.
     """
+    path, tolerance = spec.flow.path, spec.tolerance * spec.flow.data.moments()[1]
+    called = faster(field, spec.precision, device, min(spec.batch, spec.n) if spec.compile else None)
+
+    def work(size: int) -> tuple[int, float]:
+        ((x, label),) = cut(*_begun(spec, range(size)), size, device)
+        return _enough_steps(_velocity(spec, called, label), path, x, tolerance, spec.max_steps)
+
+    with products(spec.precision, device):
+        found, pilot = fitting(work, min(spec.n, PILOT))
+    return Fineness(*found, pilot)
+
+
+@torch.inference_mode()
+def reference(
+    spec: ReferenceSpec, field: Field, device: str = "cpu", span: range | None = None, fine: Fineness | None = None
+) -> Reference:
+    """The reference solve with its own error.
+
+    Args:
+        span: the samples to solve, all of them when None. fine: what `fineness` found, for which it is asked when None.
+
+    Raises:
+        Diverged: the field is not finite along the way.
+    """
+    fine = fine or fineness(spec, field, device)
 
     def work(batch: int) -> Reference:
         called = faster(field, spec.precision, device, min(batch, spec.n) if spec.compile else None)
-        return _reference(spec, called, batch, device)
+        return _reference(spec, called, batch, device, range(spec.n) if span is None else span, fine)
 
     with products(spec.precision, device):
         return fitting(work, spec.batch)[0]
 
 
-def _reference(spec: ReferenceSpec, field: Field, size: int, device: str) -> Reference:
-    path, data = spec.flow.path, spec.flow.data
-    z0 = path.start(noise(spec.flow.source, 0, spec.n, spec.sample_seed))
-    label, tolerance = asked_labels(spec), spec.tolerance * data.moments()[1]
-    cut = partial(_cut, z0, label, device=device)
-
-    def velocity_of(label: Tensor | None) -> Velocity:
-        return Velocity(field, path=path, label=label, guidance=spec.guidance)
-
-    pilot, label = cut(pilot_size(spec.n, size if size < spec.batch else None))[0]
-    steps, error = _enough_steps(velocity_of(label), path, pilot, tolerance, spec.max_steps)
-    parts = [_solve(velocity_of(label), path, batch, steps) for batch, label in cut(size)]
-    merged = {
-        name: torch.cat([getattr(part, name) for part in parts]).cpu()
-        for name in ("z1", "start_velocity", "energy", "straightness", "length")
-    }
+def _reference(spec: ReferenceSpec, field: Field, size: int, device: str, span: range, fine: Fineness) -> Reference:
+    path, steps = spec.flow.path, fine.steps
+    z0, label = _begun(spec, span)
+    parts = [_solve(_velocity(spec, field, asked), path, batch, steps) for batch, asked in cut(z0, label, size, device)]
+    merged = {name: torch.cat([getattr(part, name) for part in parts]).cpu() for name in SOLVED}
     require_finite(merged["z1"], "the reference solve")
     every = max(1, steps // 32)
     return Reference(
-        Geometry(z0=z0, error=error, pilot=len(pilot), **merged),
+        Geometry(z0=z0, error=fine.error, pilot=fine.pilot, **merged),
         steps=steps,
         nfe=calls(spec.guidance) * (4 * steps + 1),
         trajectories=parts[0].states[:, :DRAWN][::every].cpu(),
@@ -240,9 +296,8 @@ def _reference(spec: ReferenceSpec, field: Field, size: int, device: str) -> Ref
     )
 
 
-def pilot_size(n: int, held: int | None) -> int:
-    """How many of n samples decide how fine the reference solve must be; `held`: the batch, where the memory held no larger."""
-    return min(n, PILOT, held or PILOT)
+def _velocity(spec: SampleSpec | ReferenceSpec, field: Field, label: Tensor | None) -> Velocity:
+    return Velocity(field, path=spec.flow.path, label=label, guidance=spec.guidance)
 
 
 def reference_times(path: Path, steps: int) -> Tensor:
@@ -312,40 +367,6 @@ def _solve(field: Field, path: Path, x: Tensor, steps: int) -> _Solved:
     span = (grid[-1] - grid[0]).item()
     straightness = span * chord.square().sum(1) - 2 * (chord * simpson_v).sum(1) + simpson_energy
     return _Solved(x, start_velocity, energy, straightness, length, torch.stack(states))
-
-
-@torch.inference_mode()
-def pairs_from(spec: PairsSpec, field: Field, device: str = "cpu") -> Pairs:
-    """Reflow pairs (z0, z1), `n` of them, from noise and data that no evaluation uses.
-
-    The first (1 − inverted) n are solved forward from the source, the others backward from the data; those of a conditional
-    flow with labels of the data's own law, and with the data's own labels.
-    """
-    flow = spec.flow
-    names = (flow.seed, *((flow.reflow,) if flow.reflow else ()))  # every round draws anew
-    grid = UniformGrid().times(spec.steps or 1, flow.path.end_time).to(device)
-    backward = round(spec.inverted * spec.n)
-
-    def solved(x: Tensor, label: Tensor | None, times: Tensor) -> Tensor:
-        def inside(size: int) -> Tensor:
-            parts = [
-                spec.solver.integrate(Velocity(field, path=flow.path, label=given), part, times).x.cpu()
-                for part, given in _cut(x, label, size, device)
-            ]
-            return torch.cat(parts)
-
-        fixed = f"train.batch decides it, and solver '{spec.solver.name}' behaves differently in another"
-        return fitting(inside, 16 * flow.train.batch, fixed if spec.solver.depends_on_batch else None)[0]
-
-    label = labels(flow, 0, spec.n - backward, "pairs' labels", *names)
-    z0 = stream(lambda n, rng: flow.source.draw(n, rng)[0], 0, spec.n - backward, "pairs", *names)
-    z1 = solved(z0, label, grid)
-    if backward:
-        x1 = stream(lambda n, rng: flow.data.draw(n, rng)[0], 0, backward, "inverted pairs", *names)
-        own = labels(flow, 0, backward, "inverted pairs", *names)
-        z0, z1 = torch.cat([z0, solved(x1, own, grid.flip(0))]), torch.cat([z1, x1])
-        label = None if label is None or own is None else torch.cat([label, own])
-    return Pairs(require_finite(z0, "drawing pairs"), require_finite(z1, "drawing pairs"), label)
 
 
 def _synchronise(device: str) -> None:

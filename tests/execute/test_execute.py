@@ -28,7 +28,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     from fmbench.execute import jobs
 
     calls: list[tuple[str, int]] = []
-    for name in ("train", "sample", "reference", "pairs_from", "evidence", "alone"):
+    for name in ("train", "sample", "reference", "halves", "evidence", "alone"):
         real = getattr(jobs, name)
 
         def wrapped(*args: Any, name: str = name, real: Any = real, **more: Any) -> Any:
@@ -127,7 +127,7 @@ def test_reflow_runs_and_its_rounds_are_shared(tiny: Tiny, measured: Measured, m
     assert set(table["method"]) == {"2-RF", "data"}
     calls = counted(monkeypatch)
     measured(tiny(flow__reflow=[0, 1, 2], flow__seed=0))
-    assert [name for name, _ in calls if name in ("train", "pairs_from")] == ["pairs_from", "train"]  # round 2 alone
+    assert [name for name, _ in calls if name in ("train", "halves")] == ["halves", "train"]  # round 2 alone
 
 
 def test_two_suites_share_one_artefact_of_pairs(
@@ -144,8 +144,8 @@ def test_two_suites_share_one_artefact_of_pairs(
     }
     table = measured(tiny(flow__reflow=[0, 1], flow__distilled=[0, 1], flow__seed=0, **other))
     assert set(table["status"]) == {"ok"}
-    computed = [name for name, _ in calls if name in ("train", "pairs_from")]
-    assert computed == ["train", "pairs_from", "train"], "the student of round 0; round 1's pairs and their student"
+    computed = [name for name, _ in calls if name in ("train", "halves")]
+    assert computed == ["train", "halves", "train"], "the student of round 0; round 1's pairs and their student"
     assert len({record for record in Store().root.rglob("pairs-*") if record.suffix == ".safetensors"}) == 2
 
 

@@ -15,7 +15,7 @@ from gaussian_flow import GaussianFlow
 from fmbench.metrics import METRICS
 from fmbench.plan import make_plan
 from fmbench.stages.flow import velocity_field
-from fmbench.stages.sample import pilot_size, reference
+from fmbench.stages.sample import reference
 from fmbench.suite import parse
 
 FLOW = GaussianFlow((1.0, -0.5, 0.2), (0.5, 2.0, 1.0))
@@ -38,10 +38,6 @@ def test_a_row_states_the_samples_it_was_estimated_on(
     suite = tiny(data=law, flow={"model": "oracle"}, sample=cell, metrics=["reference_error", "transport_cost"])
     table = measured(suite).query("model == 'oracle'").set_index("metric")
     assert table["n"].to_dict() == {"reference_error": seen, "transport_cost": n}
-
-
-def test_a_pilot_is_no_larger_than_the_memory_holds() -> None:
-    assert [pilot_size(*of) for of in ((2000, None), (100, None), (2000, 64), (2000, 1024))] == [512, 100, 64, 512]
 
 
 def test_it_bounds_what_the_solve_is_off_by() -> None:

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toy_flows import flow
+from toy_flows import flow, pairs_from
 
 from fmbench.models import MODELS
 from fmbench.models.base import NO_LABEL
 from fmbench.solvers import GRIDS, SOLVERS
 from fmbench.stages.flow import FlowSpec, Pairs, PairsSpec, velocity_field
 from fmbench.stages.minibatches import Step, minibatches
-from fmbench.stages.sample import ReferenceSpec, SampleSpec, asked_labels, noise, pairs_from, reference, sample
+from fmbench.stages.pairs import halves
+from fmbench.stages.sample import ReferenceSpec, Sampled, SampleSpec, asked_labels, noise, reference, sample
 from fmbench.stages.train import Trained, train
 
 FAR = {"name": "gaussian-mixture", "means": [[-9, 0], [0, 9], [9, 0]], "stds": 0.5, "weights": [0.5, 0.3, 0.2]}
@@ -160,3 +161,16 @@ def test_unconditional_pairs_have_no_labels() -> None:
     drawn = PairsSpec(flow=spec, n=20, solver=SOLVERS.build("rk4"), steps=4, inverted=0.5)
     assert pairs_from(drawn, velocity_field(spec, None)).label is None
     assert Pairs(noise(spec.source, 0, 2, 0), noise(spec.source, 0, 2, 1)).label is None
+
+
+def test_spans_are_the_whole_cut(learned: Any) -> None:
+    """Several devices make the samples and pairs of one, with the labels of one."""
+    spec, field = learned
+    asked = cell(spec, "euler", batch=64, guidance=1.5)
+    parts = [sample(asked, field, span=span) for span in (range(128), range(128, 300))]
+    assert torch.equal(Sampled.joined(parts).x, sample(asked, field).x)
+    drawn = PairsSpec(flow=spec, n=4000, solver=SOLVERS.build("rk4"), steps=2, inverted=0.4)
+    batch = drawn.batch
+    apart = [solve(drawn, field, span=s) for solve, n in halves(drawn) for s in (range(batch), range(batch, n))]
+    for joined, whole in zip(Pairs.joined(apart), pairs_from(drawn, field), strict=True):
+        assert torch.equal(joined, whole)

@@ -17,7 +17,7 @@ from functools import cached_property
 import pytest
 import torch
 from torch import Tensor
-from toy_flows import flow
+from toy_flows import flow, pairs_from
 
 from fmbench.flow.velocity import Field
 from fmbench.metrics import METRICS
@@ -26,7 +26,7 @@ from fmbench.randomness import generator
 from fmbench.solvers import SOLVERS
 from fmbench.stages.flow import FlowSpec, Pairs, PairsSpec, velocity_field
 from fmbench.stages.measure import evidence
-from fmbench.stages.sample import ReferenceSpec, pairs_from, reference
+from fmbench.stages.sample import ReferenceSpec, reference
 from fmbench.stages.train import Trained, train
 from fmbench.statistics import Estimate
 

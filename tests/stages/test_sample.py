@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.integrate import quad
 from torch import Tensor
-from toy_flows import GAUSSIAN, MEAN, STD, flow, gaussian
+from toy_flows import GAUSSIAN, MEAN, STD, flow, gaussian, pairs_from
 
 from fmbench.data import DATA
 from fmbench.errors import BudgetExceeded, Diverged, UserError
@@ -28,7 +28,6 @@ from fmbench.stages.sample import (
     ReferenceSpec,
     SampleSpec,
     noise,
-    pairs_from,
     reference,
     reference_times,
     sample,

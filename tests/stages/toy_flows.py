@@ -8,8 +8,10 @@ from fmbench.data import DATA
 from fmbench.flow import COUPLINGS, PATHS
 from fmbench.flow.predictions import Prediction
 from fmbench.flow.times import TIMES
+from fmbench.flow.velocity import Field
 from fmbench.models import MODELS
-from fmbench.stages.flow import FlowSpec, TrainSettings
+from fmbench.stages.flow import FlowSpec, Pairs, PairsSpec, TrainSettings
+from fmbench.stages.pairs import halves
 
 TINY = {"name": "mlp", "width": 16, "depth": 2}
 MEAN, STD = (1.0, -0.5, 0.2), (0.5, 1.0, 2.0)
@@ -44,3 +46,8 @@ def flow(
 def gaussian(path: Any = "rectified") -> FlowSpec:
     """One Gaussian in three dimensions and its oracle: everything is known in closed form."""
     return flow(data=GAUSSIAN, path=path, model="oracle")
+
+
+def pairs_from(spec: PairsSpec, field: Field) -> Pairs:
+    """All reflow pairs, as one device draws them."""
+    return Pairs.joined([solve(spec, field) for solve, _ in halves(spec)])

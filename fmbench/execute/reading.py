@@ -1,0 +1,68 @@
+"""What a worker has read from the store: it does the cells of one flow one after the other, and reads what they share once."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from ..flow.velocity import Field
+from ..identity import Spec
+from ..metrics.base import Geometry
+from ..stages.flow import FlowSpec, Pairs, PairsSpec, velocity_field
+from ..stages.sample import PILOT, SOLVED, ReferenceSpec
+from ..store import Store
+
+
+class _Hashable:
+    """A specification as a cache argument: equal when its key is."""
+
+    def __init__(self, spec: Spec):
+        self.spec = spec
+
+    def __hash__(self) -> int:
+        return hash(self.spec.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashable) and other.spec.key == self.spec.key
+
+
+def field_of(store: Store, flow: FlowSpec, device: str) -> Field:
+    """A flow's velocity on a device."""
+    return _field(store, _Hashable(flow), device)
+
+
+def called_from_cpu(field: Field, device: str) -> Field:
+    """The field for metrics, whose tensors stay on the CPU; gradients pass through."""
+    if device == "cpu":
+        return field
+    return lambda t, x, *label: field(t.to(device), x.to(device), *(a.to(device) for a in label)).to(x.device)
+
+
+def pairs_of(store: Store, spec: PairsSpec | None) -> Pairs | None:
+    return None if spec is None else _pairs(store, spec.key)
+
+
+def geometry_of(store: Store, spec: ReferenceSpec) -> tuple[dict[str, Any], Geometry]:
+    """What is known of a reference solve, and its samples."""
+    return _geometry(store, spec.key)
+
+
+@lru_cache(maxsize=4)
+def _field(store: Store, flow: _Hashable, device: str) -> Field:
+    assert isinstance(flow.spec, FlowSpec)
+    weights = store.read(flow.spec.key).tensors if flow.spec.model.trained else None
+    return velocity_field(flow.spec, weights, device)
+
+
+@lru_cache(maxsize=4)
+def _geometry(store: Store, key: str) -> tuple[dict[str, Any], Geometry]:
+    artefact = store.read(key)
+    tensors = {name: artefact.tensors[name] for name in ("z0", *SOLVED)}
+    pilot = artefact.info.get("pilot", min(PILOT, len(tensors["z0"])))
+    return artefact.info, Geometry(**tensors, error=artefact.info["error"], pilot=pilot)
+
+
+@lru_cache(maxsize=1)
+def _pairs(store: Store, key: str) -> Pairs:
+    tensors = store.read(key).tensors
+    return Pairs(tensors["z0"], tensors["z1"], tensors.get("label"))
