@@ -231,7 +231,7 @@ def execute(
     """Does the missing work, one worker for each entry of `devices` (a device may stand several times); `ray`: on a cluster.
 
     Args:
-        devices_per_flow: where it is more than 1, a worker trains (`Ranks`) and samples (`Spread`) on so many
+        devices_per_flow: on how many devices a worker trains (`Ranks`) and samples (`Spread`), its own first.
 
     Returns:
         The outcome of every measured value, old and new, and of the stages behind them.
