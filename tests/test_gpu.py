@@ -19,6 +19,7 @@ from toy_flows import flow
 
 from fmbench.api import run
 from fmbench.execute.ranks import Ranks
+from fmbench.execute.spread import Spread
 from fmbench.flow import PATHS
 from fmbench.flow.oracles import EmpiricalVelocity
 from fmbench.flow.velocity import Velocity
@@ -29,8 +30,9 @@ from fmbench.solvers.grids import UniformGrid
 from fmbench.stages import train as training
 from fmbench.stages.flow import FlowSpec, velocity_field
 from fmbench.stages.minibatches import minibatches
-from fmbench.stages.sample import ReferenceSpec, SampleSpec, reference, sample
+from fmbench.stages.sample import ReferenceSpec, Sampled, SampleSpec, reference, sample
 from fmbench.stages.train import Trained, train
+from fmbench.store import Store
 
 pytestmark = [
     pytest.mark.slow,  # compilation takes minutes
@@ -118,11 +120,13 @@ def test_minibatches_are_those_of_the_processor(data: str, coupling: str) -> Non
         assert all(gap(a, b) < 1e-6 for a, b in zip(there[:3], here[:3], strict=True))
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"precision": "bfloat16"}, {"precision": "bfloat16", "compile": True}], ids=str
-)
-def test_training_learns_and_goes_on_where_it_stood(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compiled", [False, True, "reduce-overhead"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_learns_and_goes_on_where_it_stood(
+    precision: str, compiled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From a checkpoint the same result, up to a GPU's own order of summation; without noise of that kind bit for bit."""
+    settings = {"precision": precision, "compile": compiled}
     spec = flow(data="digits", model=UNET, batch=64, samples=64 * 60, lr=2e-3, ema_samples=640, **settings)
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setattr(training, "CHECKPOINT_SHARE", float("inf"))
@@ -192,6 +196,20 @@ def test_a_batch_that_the_memory_does_not_hold_is_halved() -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert many.batch < 2**13
     assert gap(many.x, few.x) < 1e-4
+
+
+def test_processes_that_share_a_solve_make_the_samples_of_one() -> None:
+    """On two GPUs where they are, else twice on one."""
+    spec = flow(data=MIXTURE, model="oracle")
+    asked = cell(spec, "heun", 4, n=300, batch=100)
+    spread = Spread(Store(), ["cuda:0", f"cuda:{torch.cuda.device_count() - 1}"])
+    try:
+        shared = Sampled.joined(spread.solve(sample, asked, 300))
+    finally:
+        spread.close()
+    whole = sample(asked, velocity_field(spec, None, GPU), GPU)
+    assert gap(shared.x, whole.x) < 1e-6
+    assert shared.resources.nfe == whole.resources.nfe == 8
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -65,7 +65,9 @@ class TrainSettings(Record):
     precision: Precision = "float32"
     loss: Loss = MSE()
     weight: Weight = Uniform()
-    compile: bool = False  # by torch.compile: as fast as it goes, equal up to rounding
+    compile: bool | Literal["reduce-overhead"] = (
+        False  # by torch.compile; "reduce-overhead": its mode that records CUDA graphs
+    )
 
     silent = frozenset({"compile"})
     unchanged = {"loss": {"name": "mse", "version": 1}, "weight": {"name": "uniform", "version": 1}, "ema_ramp": 0.05}

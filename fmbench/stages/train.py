@@ -131,7 +131,8 @@ def train(
         stacked = {name: [w[name] for w in initial] for name in initial[0]}
         network.load_state_dict({name: torch.cat(w) if stack > 1 else w[0] for name, w in stacked.items()})
     network = network.to(device).train()
-    called = torch.compile(network, dynamic=False) if settings.compile else network
+    mode = settings.compile if isinstance(settings.compile, str) else None
+    called = torch.compile(network, dynamic=False, mode=mode) if settings.compile else network
     packed = PackedParameters(network, stack)
     average = packed.flat.clone()
     optimiser = torch.optim.AdamW([packed.flat], lr=settings.lr, weight_decay=settings.weight_decay, fused=True)

@@ -185,12 +185,16 @@ def main() -> None:
     asked.add_argument("--steps", type=int, default=None)
     asked.add_argument("--precision", choices=["float32", "tf32", "bfloat16"], default=None)
     asked.add_argument("--eager", action="store_true", help="without torch.compile")
+    asked.add_argument("--graphs", action="store_true", help="torch.compile's mode reduce-overhead: CUDA graphs")
     args = asked.parse_args()
     gpu = args.device.startswith("cuda")
     networks = {"tiny": TINY, "small": SMALL, "published": RECIPES["torchcfm"].model}
     model = MODELS.build(dict(networks[args.network]))
     batch, steps = args.batch or (128 if gpu else 32), args.steps or (1000 if gpu else 10)
-    settings = {"precision": args.precision or ("bfloat16" if gpu else "float32"), "compile": gpu and not args.eager}
+    settings = {
+        "precision": args.precision or ("bfloat16" if gpu else "float32"),
+        "compile": "reduce-overhead" if args.graphs else gpu and not args.eager,
+    }
     each = flops(model)
     harness.describe("torchcfm", "diffusers")
     name = torch.cuda.get_device_name(args.device) if gpu else "this processor"

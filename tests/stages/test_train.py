@@ -298,10 +298,19 @@ def test_every_model_trains_and_its_weights_are_its_own(name: str) -> None:
 
 def test_a_compiled_training_is_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through torch.compile's own front end; its code generator is torch's to test."""
-    compiler = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda network, dynamic: compiler(network, backend="eager", dynamic=dynamic))
-    plain, fast = (only(train([flow(samples=640, compile=c)])) for c in (False, True))
-    assert all(torch.allclose(plain.weights[name], fast.weights[name], atol=1e-6) for name in plain.weights)
+    compiler, modes = torch.compile, list[str | None]()
+
+    def compiled(network: Any, *, dynamic: bool, mode: str | None) -> Any:
+        modes.append(mode)
+        return compiler(network, backend="eager", dynamic=dynamic)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    plain, *fast = (only(train([flow(samples=640, compile=c)])) for c in (False, True, "reduce-overhead"))
+    assert modes == [None, "reduce-overhead"]
+    for outcome in fast:
+        assert all(torch.allclose(plain.weights[name], outcome.weights[name], atol=1e-6) for name in plain.weights)
+    with pytest.raises(ValueError, match="reduce-overhead"):
+        flow(compile="fast")
 
 
 def test_curves_are_told_as_they_are_kept() -> None:
