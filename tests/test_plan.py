@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pictures import write_published
 
+from fmbench.api import outline
 from fmbench.errors import UserError
 from fmbench.execute import missing
 from fmbench.execute.jobs import TrainJob
@@ -369,3 +373,16 @@ def test_a_path_without_a_schedule_is_refused_before_anything_runs(tiny: Tiny, m
     monkeypatch.setitem(PATHS._loaded, "unfinished", Unfinished)
     with pytest.raises(UserError, match="path 'unfinished' has no schedule: implement schedule"):
         planned(tiny(flow__path="unfinished"))
+
+
+@pytest.mark.parametrize("name", ["cifar10-nfe-sweep-small", "cifar10-nfe-sweep"])
+def test_the_readme_says_what_a_run_for_days_would_do(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_published(tmp_path, "cifar10")
+    monkeypatch.setenv("FMBENCH_DATA", str(tmp_path))
+    what = outline(name, device="cpu")
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (comment,) = re.findall(rf"^fmbench run {name} .*# (.*)$", readme, re.MULTILINE)
+    counts = [int(count.replace(",", "")) for count in re.findall(r"[\d,]*\d", comment)]
+    assert counts == [len(what.plan.flows()), what.work.train_samples, what.work.solves, what.work.values]
