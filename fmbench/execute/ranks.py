@@ -69,7 +69,7 @@ class Ranks:
         ranks: list[Child] = []
         with socket.create_server(("127.0.0.1", 0)) as listening:
             port = listening.getsockname()[1]
-            meeting = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False,
+            meeting = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, use_libuv=False,
                                master_listen_fd=listening.detach())  # fmt: skip
         try:
             for index in range(len(self.devices)):
@@ -140,7 +140,7 @@ def _join(share: Share, device: str, port: int) -> None:
     PartialState(
         cpu=kind == "cpu",
         backend="gloo" if kind == "cpu" else "nccl",
-        store=TCPStore("127.0.0.1", port),
+        store=TCPStore("127.0.0.1", port, use_libuv=False),
         rank=share.index,
         world_size=share.count,
     )
