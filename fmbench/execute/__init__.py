@@ -16,7 +16,8 @@ from ..stages.sample import ReferenceSpec, SampleSpec
 from ..stages.train import seeds_at_once
 from ..store import Store
 from .cluster import RayWorker, devices_of_cluster
-from .jobs import AloneJob, Amounts, CellJob, Job, Outcome, PairsJob, TrainJob, train_job
+from .jobs import AloneJob, Amounts, CellJob, Job, PairsJob, TrainJob, train_job
+from .outcomes import Outcome
 from .workers import Message, ProcessWorker, ThreadWorker, Worker
 
 if TYPE_CHECKING:  # workers, which import this package too, plan nothing: a second less until they start
@@ -189,12 +190,11 @@ class _Schedule:
         while changed:
             changed = False
             for job in list(self.waiting):
-                broken = next(
-                    (o for k in job.needs if (o := self.outcomes.get(k)) is not None and o.status != "ok"), None
-                )
+                ended = ((k, o) for k in job.needs if (o := self.outcomes.get(k)) is not None)
+                key, broken = next(((k, o) for k, o in ended if o.status != "ok"), ("", None))
                 if broken is not None:
                     self.waiting.remove(job)
-                    pieces = job.pieces()
+                    pieces = job.without(key, broken)
                     self.waiting += pieces
                     if not pieces:
                         self.outcomes |= dict.fromkeys(job.provides, broken)

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..store import Store
-from .jobs import Bench, Job, Outcome
+from .jobs import Bench, Job
+from .outcomes import Outcome
 from .workers import Message, Worker, one_thread
 
 Progress = list[tuple[str, int]]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -12,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..errors import BudgetExceeded, Diverged, Skip, Unavailable
+from ..errors import Diverged
 from ..flow.velocity import Field, Velocity
 from ..identity import key_of
 from ..metrics.base import Resources
@@ -20,12 +18,12 @@ from ..metrics.features.desk import Desk, at
 from ..metrics.geometry import broken_identity
 from ..stages.arithmetic import products
 from ..stages.flow import FlowSpec, Pairs, PairsSpec
-from ..stages.measure import AloneSpec, MeasureSpec, PairingSpec, alone, evidence
+from ..stages.measure import AloneSpec, Lacking, MeasureSpec, PairingSpec, alone, evidence
 from ..stages.pairs import halves
 from ..stages.sample import Reference, ReferenceSpec, Sampled, SampleSpec, fineness, reference, sample
 from ..stages.train import State, train
-from ..statistics import Estimate
 from ..store import Store, WriteError
+from .outcomes import Lost, Outcome, failure, valued
 from .ranks import Ranks
 from .reading import called_from_cpu, field_of, geometry_of, pairs_of
 from .spread import Solved, Spread
@@ -34,31 +32,6 @@ TO_LOOK_AT = 64  # samples of a cell that are stored in any case
 
 Amounts = Mapping[str, int]  # of training samples (trained), solves (sampled) and values (measured)
 Progress = Callable[[str, Any], None]  # what advanced (trained | sampled | measured), by how much; or a `Point` (curve)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one stage ended. A measured one carries its value; a failed one its reason."""
-
-    status: str = "ok"  # ok | skipped | diverged | failed | timeout
-    reason: str | None = None
-    value: float | None = None
-    stderr: float | None = None
-    n: int | None = None
-    seconds: float | None = None
-    device: str | None = None
-    nfe: float | None = None
-    steps: int | None = None
-    accepted: float | None = None
-    rejected: float | None = None
-    startup: float | None = None
-    vjp: float | None = None
-    freedom: float | None = None  # degrees of freedom of the standard error; None, infinitely many
-    probe_stderr: float | None = None  # the part of stderr that random probes leave; None, there are none
-    protocol: str | None = None
-    batch: int | None = None  # that the memory held, where it did not hold the one asked for
-    trace: str | None = None  # of an unexpected exception, for the manifest
-    again: bool = False  # skipped for want of something that may still come: not stored
 
 
 class Point(NamedTuple):
@@ -80,6 +53,10 @@ class Job:
     def pieces(self) -> list[Job]:
         """The job's parts, to be tried each alone where the whole cannot be done; none where it has no parts."""
         return []
+
+    def without(self, key: str, broken: Outcome) -> list[Job]:
+        """What can still be tried where this need ended as `broken`."""
+        return self.pieces()
 
     def amounts(self) -> Amounts:
         """What a watcher has heard of when the job is settled, be it done or failed; its pieces' add up to it."""
@@ -110,17 +87,27 @@ class PairsJob(Job):
 
 @dataclass(frozen=True)
 class CellJob(Job):
-    """One solve (a sampled cell or the reference) and the metrics of it that are missing."""
+    """One solve (a sampled cell or the reference) and the metrics of it that are missing.
+
+    `lacking` is how the reference solve behind a sampled cell failed: only metrics that look at it fall with it.
+    """
 
     cell: SampleSpec | ReferenceSpec | None = None
     measures: tuple[MeasureSpec, ...] = ()
+    lacking: Outcome | None = None
 
     def pieces(self) -> list[Job]:
         if self.cell is None or not self.measures or self.cell.key not in self.provides:
             return []
         solve = CellJob((self.cell.key,), self.needs, cell=self.cell)
         needs = (*self.needs, self.cell.key)
-        return [solve, *(CellJob((m.key,), needs, cell=self.cell, measures=(m,)) for m in self.measures)]
+        parts = (CellJob((m.key,), needs, cell=self.cell, measures=(m,), lacking=self.lacking) for m in self.measures)
+        return [solve, *parts]
+
+    def without(self, key: str, broken: Outcome) -> list[Job]:
+        if isinstance(self.cell, SampleSpec) and key in {m.reference.key for m in self.measures}:
+            return [replace(self, needs=tuple(k for k in self.needs if k != key), lacking=broken)]
+        return super().without(key, broken)
 
     def amounts(self) -> Amounts:
         solves = self.cell is not None and self.cell.key in self.provides  # not where one of its values is tried alone
@@ -160,7 +147,7 @@ class Bench:
             spec = job.pairs
             return {spec.key: self._attempt(lambda: self._pairs(spec))}
         if isinstance(job, CellJob) and job.cell is not None:
-            return self._cell(job.cell, job.measures)
+            return self._cell(job.cell, job.measures, job.lacking)
         if isinstance(job, AloneJob) and job.value is not None:
             return {job.value.key: self._alone(job.value)}
         raise TypeError(f"no job: {job!r}")
@@ -192,11 +179,11 @@ class Bench:
                 except WriteError:
                     raise
                 except Exception as error:
-                    outcomes |= {flow.key: _failure(error) for flow in group}
+                    outcomes |= {flow.key: failure(error) for flow in group}
                     continue
                 for flow, result in zip(group, trained, strict=True):
                     if isinstance(result, Diverged):
-                        outcomes[flow.key] = _failure(result)
+                        outcomes[flow.key] = failure(result)
                         continue
                     info = {"losses": result.losses, "seconds": result.seconds, "device": self.device}
                     if self.ranks is not None:
@@ -228,18 +215,22 @@ class Bench:
                 self.store.write(spec.key, spec.identity(), {"device": self.device}, tensors)
         return Outcome()
 
-    def _cell(self, cell: SampleSpec | ReferenceSpec, measures: Sequence[MeasureSpec]) -> dict[str, Outcome]:
+    def _cell(
+        self, cell: SampleSpec | ReferenceSpec, measures: Sequence[MeasureSpec], lacking: Outcome | None
+    ) -> dict[str, Outcome]:
         made = self._attempt(lambda: self._solve(cell))
         self.progress("sampled", 1)
         outcomes = {cell.key: made}
         for spec in measures:
-            outcomes[spec.key] = self._measured(spec, partial(self._measure, spec)) if made.status == "ok" else made
+            outcomes[spec.key] = (
+                self._measured(spec, partial(self._measure, spec, lacking)) if made.status == "ok" else made
+            )
             self.progress("measured", 1)
         return outcomes
 
     def _alone(self, spec: AloneSpec) -> Outcome:
         pairs = spec.pairs if isinstance(spec, PairingSpec) else None
-        outcome = self._measured(spec, lambda: _valued(alone(spec, pairs_of(self.store, pairs))))
+        outcome = self._measured(spec, lambda: valued(alone(spec, pairs_of(self.store, pairs))))
         self.progress("measured", 1)
         return outcome
 
@@ -280,18 +271,19 @@ class Bench:
             return self.spread.solve(stage, spec, n, *given)
         return [stage(spec, self._field(spec.flow), self.device, range(n), *given)]
 
-    def _measure(self, spec: MeasureSpec) -> Outcome:
-        info, geometry = geometry_of(self.store, spec.reference)
+    def _measure(self, spec: MeasureSpec, lacking: Outcome | None) -> Outcome:
+        geometry, steps = geometry_of(self.store, spec.reference) if lacking is None else _lost(spec, lacking)
         if isinstance(spec.cell, ReferenceSpec):
-            generated, resources = geometry.z1, Resources(info["nfe"], (info["took"],), None)
+            facts = self.store.info(spec.cell.key) or {}
+            generated, resources = geometry.z1, Resources(facts["nfe"], (facts["took"],), None)
         else:
             generated, facts = self._generated(spec.cell), self.store.info(spec.cell.key) or {}
             resources = Resources(facts["nfe"], tuple(facts["seconds"]), facts["peak_memory_mb"])
         field_ = called_from_cpu(self._field(spec.cell.flow), self.device)
         pairs = pairs_of(self.store, spec.cell.flow.pairs)
-        teacher = None if spec.teacher is None else geometry_of(self.store, spec.teacher)[1]
-        seen = evidence(spec.cell, generated, geometry, resources, field_, info["steps"], pairs, teacher)
-        outcome = _valued(spec.metric.measure(seen))
+        teacher = None if spec.teacher is None else geometry if lacking else geometry_of(self.store, spec.teacher)[0]
+        seen = evidence(spec.cell, generated, geometry, resources, field_, steps, pairs, teacher)
+        outcome = valued(spec.metric.measure(seen))
         vjps = seen.velocity.vjps if isinstance(seen.velocity, Velocity) else 0
         return replace(outcome, vjp=vjps / max(outcome.n or 0, 1))
 
@@ -335,28 +327,9 @@ class Bench:
         except WriteError:
             raise
         except Exception as error:
-            return _failure(error)
+            return failure(error)
 
 
-def _valued(estimate: Estimate) -> Outcome:
-    if math.isnan(estimate.value):
-        return Outcome(status="failed", reason="the metric's value is not a number (nan)")
-    return Outcome(
-        value=float(estimate.value),
-        stderr=float(estimate.stderr),
-        n=int(estimate.n),
-        freedom=float(estimate.freedom) if math.isfinite(estimate.freedom) else None,
-        probe_stderr=estimate.probe_stderr,
-        protocol=estimate.protocol,
-    )
-
-
-def _failure(error: Exception) -> Outcome:
-    """An exception as a row: every planned cell yields one."""
-    status = {Skip: "skipped", Unavailable: "skipped", Diverged: "diverged", BudgetExceeded: "timeout"}.get(
-        type(error), "failed"
-    )
-    reason = str(error) if status != "failed" else f"{type(error).__name__}: {error}".removesuffix(": ")
-    trace = "".join(traceback.format_exception(error)) if status == "failed" else None
-    again = isinstance(error, Unavailable)
-    return Outcome(status=status, reason=" ".join(reason.split()), trace=trace, again=again)
+def _lost(spec: MeasureSpec, outcome: Outcome) -> tuple[Any, int]:
+    """In place of `geometry_of`, where the reference solve failed."""
+    return Lacking(Lost(outcome)), spec.reference.max_steps

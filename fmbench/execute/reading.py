@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 from ..flow.velocity import Field
 from ..identity import Spec
@@ -42,8 +41,8 @@ def pairs_of(store: Store, spec: PairsSpec | None) -> Pairs | None:
     return None if spec is None else _pairs(store, spec.key)
 
 
-def geometry_of(store: Store, spec: ReferenceSpec) -> tuple[dict[str, Any], Geometry]:
-    """What is known of a reference solve, and its samples."""
+def geometry_of(store: Store, spec: ReferenceSpec) -> tuple[Geometry, int]:
+    """What a reference solve found, and its steps."""
     return _geometry(store, spec.key)
 
 
@@ -55,11 +54,11 @@ def _field(store: Store, flow: _Hashable, device: str) -> Field:
 
 
 @lru_cache(maxsize=4)
-def _geometry(store: Store, key: str) -> tuple[dict[str, Any], Geometry]:
+def _geometry(store: Store, key: str) -> tuple[Geometry, int]:
     artefact = store.read(key)
     tensors = {name: artefact.tensors[name] for name in ("z0", *SOLVED)}
     pilot = artefact.info.get("pilot", min(PILOT, len(tensors["z0"])))
-    return artefact.info, Geometry(**tensors, error=artefact.info["error"], pilot=pilot)
+    return Geometry(**tensors, error=artefact.info["error"], pilot=pilot), artefact.info["steps"]
 
 
 @lru_cache(maxsize=1)

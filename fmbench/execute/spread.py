@@ -28,7 +28,7 @@ Solved = SampleSpec | ReferenceSpec | PairsSpec
 Stage = Callable[..., Any]  # (spec, field, device, span, *given): a function of a module
 
 
-class Lost(BaseException):
+class Gone(BaseException):
     """A process that makes samples has died: its worker is replaced."""
 
 
@@ -55,7 +55,7 @@ class Spread:
         """The parts that `stage` makes of n samples, in their order.
 
         Raises:
-            What a stage raised on a device, with its traceback as a note. Lost: a process died.
+            What a stage raised on a device, with its traceback as a note. Gone: a process died.
         """
         self.asked += 1
         cut = spans(n, spec.batch, len(self.devices))
@@ -68,7 +68,7 @@ class Spread:
             except queue.Empty:
                 continue
             if kind == "died":
-                raise Lost(f"the process on {self.devices[index + 1]}: {content}")
+                raise Gone(f"the process on {self.devices[index + 1]}: {content}")
             if kind == "stop":
                 raise UserError(content)
             asked, content = content

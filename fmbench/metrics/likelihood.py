@@ -162,7 +162,7 @@ def divergence_of(velocity: Field, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        v = velocity(t, x)
+        v = differentiable(velocity(t, x))
         components = v.flatten(1).unbind(1)
         divergence = torch.zeros(len(x), dtype=v.dtype, device=v.device)
         for i, component in enumerate(components):
@@ -172,6 +172,16 @@ def divergence_of(velocity: Field, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor
             divergence = divergence + row.flatten(1)[:, i]
     count_vjps(velocity, x, len(components))
     return v.detach(), divergence.detach()[:, None]
+
+
+def differentiable(v: Tensor) -> Tensor:
+    """v itself, if gradients pass through it: whether one without is constant or cut off from x cannot be seen."""
+    if not v.requires_grad:
+        raise RuntimeError(
+            "no gradient passes through the velocity, which leaves its divergence unknown: compute it from x in torch, "
+            "without torch.no_grad, detach or numpy"
+        )
+    return v
 
 
 def hutchinson(probes: Tensor) -> Divergence:
@@ -184,7 +194,7 @@ def hutchinson(probes: Tensor) -> Divergence:
     def estimate(velocity: Field, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            v = velocity(t, x)
+            v = differentiable(velocity(t, x))
             traces = []
             for k, e in enumerate(each):
                 e = e.to(v.dtype)

@@ -140,16 +140,19 @@ def evidence(
     )
 
 
-class _NotGiven:
-    """In place of what only a flow has: a metric that looks at it is skipped."""
+class Lacking:
+    """In place of what a cell lacks: a metric that looks at it ends with this error, the others do not know."""
+
+    def __init__(self, error: Exception):
+        self._error = error
 
     def __getattr__(self, name: str) -> Any:
-        raise Skip("samples alone are given: this needs the flow that made them")
+        raise self._error
 
 
 def given_evidence(spec: GivenSpec) -> Evidence:
     """What a metric may look at where samples alone are given."""
-    nothing: Any = _NotGiven()
+    nothing: Any = Lacking(Skip("samples alone are given: this needs the flow that made them"))
     lacking = ("source", "coupling", "train_batch", "coupled", "path", "geometry", "resources")
     generated = spec.model.samples(spec.data)[: spec.n]
     return Evidence(data=spec.data, generated=generated, seed=spec.sample_seed, **dict.fromkeys(lacking, nothing))

@@ -13,7 +13,8 @@ import torch
 
 from fmbench.errors import Diverged, UserError
 from fmbench.execute import _Schedule, devices_for, missing
-from fmbench.execute.jobs import CellJob, Job, Outcome, TrainJob
+from fmbench.execute.jobs import CellJob, Job, TrainJob
+from fmbench.execute.outcomes import Outcome
 from fmbench.plan import make_plan
 from fmbench.store import Store
 from fmbench.suite import parse
@@ -212,6 +213,33 @@ def test_one_seed_diverges_alone(tiny: Tiny, measured: Measured, monkeypatch: py
     table = measured(tiny(flow__seed=[0, 1, 2], flow__reflow=[0, 1]))
     status = statuses(table[table["model"] != "data"], ["seed", "reflow"])
     assert status == {(seed, k): {"diverged" if seed == 1 else "ok"} for seed in (0, 1, 2) for k in (0, 1)}
+
+
+def test_a_reference_that_diverges_costs_only_what_is_read_from_it(
+    tiny: Tiny, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A velocity that leaves the finite numbers between the times that Euler's few steps ask for."""
+    from fmbench.execute import jobs
+
+    real = jobs.velocity_field
+
+    def with_a_gap(*args: Any) -> Any:
+        field = real(*args)
+        return lambda t, x: field(t, x) + torch.where((t > 0.2) & (t < 0.3), torch.nan, 0.0).reshape(-1, 1)
+
+    monkeypatch.setattr(jobs, "velocity_field", with_a_gap)
+    solvers = [{"name": "euler", "nfe": [1, 2]}, {"name": "midpoint", "nfe": 4}]
+    suite = tiny(flow__seed=0, sample__solvers=solvers)
+    table = measured(suite)
+    assert len(table) == len(make_plan(parse(suite)).cells)
+    flow = table[table["model"] != "data"]
+    lost = flow["metric"].isin(["solver_error", "transport_cost"]) | (flow["solver"] == "midpoint")
+    assert set(flow.loc[~lost, "status"]) == {"ok"}
+    assert flow.loc[~lost & (flow["metric"] == "nfe"), "value"].tolist() == [1, 2]
+    assert set(flow.loc[lost, "status"]) == {"diverged"}
+    assert set(flow.loc[lost & (flow["solver"] != "midpoint"), "reason"]) == {
+        "the reference solve left the finite numbers"
+    }
 
 
 def test_a_solver_past_its_budget_is_a_timeout(tiny: Tiny, measured: Measured) -> None:
