@@ -211,6 +211,23 @@ def test_precision_and_recall_of_a_known_overlap() -> None:
     assert same.stderr > 0
 
 
+def test_kid_precision_and_recall_of_more_than_ten_thousand_are_torch_fidelitys_on_all() -> None:
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_prc import calculate_precision_recall_part
+
+    x, real = 1.1 * normal(10_200, 6, "many").float(), normal(10_100, 6, "real").float()
+    ours, theirs = summary(x, 999), summary(real, 999)
+    assert len(ours.kept) == 10_200
+    metrics = (KID(features="pixels", subsets=3), Precision(features="pixels"), Recall(features="pixels"))
+    found = [metric.compare(ours, theirs) for metric in metrics]
+    kid = kid_features_to_metric(x, real, kid_subsets=3, verbose=False)["kernel_inception_distance_mean"]
+    expected = (kid, *calculate_precision_recall_part(x, real))
+    assert [one.value for one in found] == pytest.approx(expected, rel=1e-6)
+    assert {one.n for one in found} == {10_200}
+    one, other = distance(ours, theirs), distance(summary(x), summary(real))
+    assert one.freedom == other.freedom == 9_999, "errors are estimated on a part"
+
+
 def test_inception_score_is_torch_fidelitys_in_constant_memory() -> None:
     from torch_fidelity.metric_isc import isc_features_to_metric
 
