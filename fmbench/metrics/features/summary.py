@@ -18,7 +18,7 @@ from ..transport import Content, content
 from .base import QUANTISER, Extractor, Identified, check_images, eight_bits, loaded
 from .desk import desk
 
-KEPT = 60_000  # features of a set that are kept, for KID, precision and recall: all of any set but ImageNet's, 0.5 GB of Inception's
+KEPT = 60_000  # features of a set that are kept, for KID, precision and recall: all but ImageNet's; of Inception 0.5 GB
 CHUNK = {"cpu": 32, "cuda": 256}  # images in one pass of the network
 READ = 2048  # images read at once
 
