@@ -260,6 +260,78 @@ def test_dinov2_is_never_fetched_in_the_users_name(monkeypatch: pytest.MonkeyPat
         FDDINOv2().measure(evidence(images(24, "generated")))
 
 
+HUB = """
+import torch
+dependencies = ["torch"]
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(3, 1024)
+    def forward(self, x):
+        return self.head(x.mean((2, 3)))
+def dinov2_vitl14(pretrained=True):
+    net = Net()
+    net.load_state_dict(torch.load(torch.hub.get_dir() + "/checkpoints/dinov2_vitl14_pretrain.pth", weights_only=True))
+    return net
+"""
+
+
+def test_dinov2_that_was_fetched_works_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As torch.hub leaves it, of another network; its weights' sha256 is on the row and in the key."""
+    from urllib.error import URLError
+
+    def refused(*_: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", refused)
+    code, weights = tmp_path / "hub" / "facebookresearch_dinov2_main", tmp_path / "hub" / "checkpoints"
+    for folder in (code, weights):
+        folder.mkdir(parents=True)
+    (code / "hubconf.py").write_text(HUB)
+    rng = generator("dinov2")
+    state = {"head.weight": torch.randn(1024, 3, generator=rng), "head.bias": torch.zeros(1024)}
+    torch.save(state, weights / "dinov2_vitl14_pretrain.pth")
+    found, before = FDDINOv2().measure(evidence(images(24, "generated"))), FDDINOv2().identity()
+    assert found.value > 0
+    assert f"weights sha256 {before['extractor']['weights']}" in str(found.protocol)
+    torch.save({**state, "head.bias": torch.ones(1024)}, weights / "dinov2_vitl14_pretrain.pth")
+    assert FDDINOv2().identity() != before
+
+
+def test_a_reference_is_kept_under_all_that_shapes_it() -> None:
+    """One level of one pixel, or other weights under the same name: another key."""
+    from typing import Any
+
+    from fmbench.data.base import Split
+    from fmbench.metrics.features.desk import Desk, at
+
+    class OneLevel(SmallImages):
+        def arrays(self, split: Split) -> tuple[Tensor, None]:
+            x = super().arrays(split)[0].clone()
+            x[7, 1, 3, 3] += 2 / 255
+            return x, None
+
+    class OtherWeights(ChannelMeans):
+        def weights(self) -> str:
+            return "other"
+
+    asked: list[dict[str, Any]] = []
+
+    def remember(facts: dict[str, Any], make: Any) -> Any:
+        asked.append(facts)
+        return make()
+
+    with at(Desk("cpu", remember)):
+        for data, extractor in (
+            (SmallImages(), ChannelMeans()),
+            (OneLevel(), ChannelMeans()),
+            (SmallImages(), OtherWeights()),
+        ):
+            reference(data, "train", extractor)
+    assert len({str(facts) for facts in asked}) == 3
+
+
 def test_names_of_features() -> None:
     assert FDOwn(features="pixels").label() == "fd_pixels"
     assert KID(features="pixels").label() == "kid[features=pixels]"
