@@ -72,4 +72,6 @@ def _both(x: Content, real: Content, neighbours: int, device: str) -> tuple[floa
 def _radii(side: Content, neighbours: int, device: str) -> Tensor:
     """The distance `(n,)` from each image to its `neighbours`-th neighbour: of all distances, its own 0 comes before."""
     points = side.tensor.to(device)
-    return torch.cat([torch.cdist(rows, points).kthvalue(neighbours + 1).values for rows in points.split(ROWS)])
+    return torch.cat(
+        [torch.cdist(rows, points).topk(neighbours + 1, largest=False).values[:, -1] for rows in points.split(ROWS)]
+    )
