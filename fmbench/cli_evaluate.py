@@ -40,7 +40,9 @@ def evaluate(
     ] = None,
     time: Annotated[
         str | None,
-        typer.Option(help="Where its data is: data-at-1 (default) or data-at-0.", rich_help_panel=CONVENTIONS),
+        typer.Option(
+            help="Where its data is: data-at-1 (default), data-at-0; or sigma: told σ.", rich_help_panel=CONVENTIONS
+        ),
     ] = None,
     time_scale: Annotated[
         float | None, typer.Option(help="Its clock reads this times 0 … 1, as 1000.", rich_help_panel=CONVENTIONS)
@@ -50,7 +52,7 @@ def evaluate(
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option(help="velocity (default), epsilon, data or score.", rich_help_panel=CONVENTIONS),
+        typer.Option(help="velocity (default), epsilon, data, score, v-prediction.", rich_help_panel=CONVENTIONS),
     ] = None,
     path: Annotated[
         str, typer.Option(help="Its data's and noise's α and σ, for outputs but velocity.", rich_help_panel=CONVENTIONS)

@@ -28,6 +28,7 @@ from ..disk import cache_folder, write_atomically, writing
 from ..errors import UserError
 from ..identity import canonical
 from ..registry import changed
+from .opaque import opaque
 from .sources import Source
 
 VERSION = 1  # of the decoding: raise it when the bytes change
@@ -280,10 +281,7 @@ def _pixels(content: bytes, reading: Reading, place: str) -> tuple[np.ndarray, s
     try:
         with Image.open(io.BytesIO(content)) as picture:
             encoding = picture.format or "?"
-            if picture.mode in ("F", "I") or picture.mode.startswith("I;"):
-                raise UserError(f"{place} is no 8-bit picture (mode {picture.mode})")
-            channels = reading.channels or (1 if picture.mode in ("1", "L") else 3)
-            image = picture.convert("L" if channels == 1 else "RGB")
+            image = opaque(picture, reading.channels, place)
     except (UnidentifiedImageError, OSError, TypeError) as error:
         raise UserError(f"{place} cannot be read: {error}") from None
     side = reading.resolution

@@ -24,6 +24,8 @@ from .paths import Path, Preconditioning, Schedule, column
 
 Prediction = Literal["velocity", "epsilon", "data", "score"]
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
+Said = Literal[Prediction, "v-prediction"]
+"""v-prediction: α ε − σ x1, which some networks from outside say (Salimans & Ho 2022); nothing is trained on it here."""
 
 STIFFEST = 20.0
 """1/ε: the velocity that follows from noise or score changes with x at the rate α̇/α, which diverges at t = 0 where α does
@@ -38,7 +40,7 @@ from 0.9 by 19 %. No key knows this number: who changes it raises the version of
 """
 
 
-def convert(y: Tensor, have: Prediction, want: Prediction, s: Schedule, x: Tensor) -> Tensor:
+def convert(y: Tensor, have: Said, want: Said, s: Schedule, x: Tensor) -> Tensor:
     """The prediction `want` at x from the prediction `have`.
 
     Args:
@@ -57,13 +59,14 @@ def convert(y: Tensor, have: Prediction, want: Prediction, s: Schedule, x: Tenso
     return ((a_ * b - a * b_) * x + (s.alpha * b_ - s.sigma * a_) * y) / (s.alpha * b - s.sigma * a)
 
 
-def _parts(prediction: Prediction, s: Schedule) -> tuple[Tensor, Tensor]:
+def _parts(prediction: Said, s: Schedule) -> tuple[Tensor, Tensor]:
     """A and B of y = A x1 + B ε."""
     zero, one = torch.zeros_like(s.alpha), torch.ones_like(s.alpha)
-    return {"velocity": (s.d_alpha, s.d_sigma), "epsilon": (zero, one), "data": (one, zero)}[prediction]
+    known = {"velocity": (s.d_alpha, s.d_sigma), "epsilon": (zero, one), "data": (one, zero)}
+    return (known | {"v-prediction": (-s.sigma, s.alpha)})[prediction]
 
 
-def check(prediction: Prediction, path: Path, coupling: Coupling, source: str, reflow: int) -> None:
+def check(prediction: Said, path: Path, coupling: Coupling, source: str, reflow: int) -> None:
     """Raises `UserError` where what is predicted does not determine the velocity."""
     if prediction == "velocity":
         return
@@ -92,7 +95,7 @@ class Parametrisation:
         data_std: the data's standard deviation, for the scaling.
     """
 
-    def __init__(self, path: Path, prediction: Prediction, data_std: float):
+    def __init__(self, path: Path, prediction: Said, data_std: float):
         self.path, self.prediction, self.data_std = path, prediction, data_std
         self.plain = prediction == "velocity" and not path.preconditioned  # F is the velocity
         noise, data = prediction in ("epsilon", "score"), prediction == "data"

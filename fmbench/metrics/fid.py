@@ -18,11 +18,12 @@ from .base import Evidence, Metric, take_up_to
 from .features import Extractor, extractor
 from .features.base import QUANTISER, check_images, loaded
 from .features.desk import desk
-from .features.summary import Reference, Summary, reference, shuffled, summarise
+from .features.summary import Reference, Summary, positions, reference, shuffled, summarise
 from .frechet import frechet_distance, influence, moments, transport
 
 FID_IMAGES = 50_000
 OF_ANY_NUMBER = "fd_inception-v3-compat, the same distance of any number"
+PART = 10_000  # features on which standard errors and extrapolations are computed
 SIZES = 5  # subset sizes from which an extrapolation starts, beside the whole
 
 
@@ -168,7 +169,7 @@ class FDOwn(FeatureDistance):
 class Extrapolated(FeatureDistance):
     """The Fréchet distance at n → ∞: the intercept of a line in 1/n through subsets of the kept features and all n.
 
-    Subsets are nested, from half of the kept (at most 10,000) features up; the standard error follows from the weights
+    Subsets are nested, from half of at most 10,000 features up; the standard error follows from the weights
     that least squares gives each size. Needs subsets of more images than the features have dimensions.
     """
 
@@ -176,12 +177,13 @@ class Extrapolated(FeatureDistance):
     source = "Chong & Forsyth 2020, section 3 (FID∞)"
 
     def compare(self, x: Summary, real: Summary) -> Estimate:
-        kept = len(x.kept)
+        features = part(x)
+        kept, dims = features.shape
         sizes = sorted({round(kept * (0.5 + 0.5 * i / (SIZES - 1))) for i in range(SIZES)} | {x.count})
-        if sizes[0] <= x.kept.shape[1]:
-            raise Skip(f"the line in 1/n begins above n = {x.kept.shape[1]} images, half of those kept are {sizes[0]}")
+        if sizes[0] <= dims:
+            raise Skip(f"the line in 1/n begins above n = {dims} images, half of those kept are {sizes[0]}")
         whole = distance(x, real)
-        features = shuffled(x.kept, "generated")
+        features = shuffled(features, "generated")
         parts = [frechet_distance(*moments(features[:size]), real.mean, real.cov) for size in sizes[:-1]]
         weights = intercept_weights(sizes)
         value = sum(w * d for w, d in zip(weights, [*parts, whole.value], strict=True))
@@ -209,6 +211,11 @@ class FDInfinity(Extrapolated, FDOwn):
         return f"fd_infinity_{self.features}"
 
 
+def part(x: Summary) -> Tensor:
+    """`PART` of the kept features, or all: where more would cost time and memory and tell no more."""
+    return x.kept if len(x.kept) <= PART else x.kept[positions(len(x.kept), PART)]
+
+
 def intercept_weights(sizes: Sequence[int]) -> list[float]:
     """What each size's value contributes to the intercept of the least-squares line in 1/n; they sum to 1."""
     design = torch.tensor([[1.0, 1 / size] for size in sizes], dtype=torch.float64)
@@ -220,7 +227,7 @@ def distance(x: Summary, real: Summary) -> Estimate:
     """The Fréchet distance of two summaries, on the desk's device; with fewer samples than dimensions, in the space they span."""
     device = desk().device
     x_mean, x_cov, real_mean, real_cov = (a.to(device) for a in (x.mean, x.cov, real.mean, real.cov))
-    centred, shift = x.kept.to(device).double() - x_mean, x_mean - real_mean
+    centred, shift = part(x).to(device).double() - x_mean, x_mean - real_mean
     own, other, within = x_cov, real_cov, centred
     if x.count == len(centred) <= len(own):
         basis = torch.linalg.qr(centred.T)[0]

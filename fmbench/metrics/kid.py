@@ -16,13 +16,15 @@ from .fid import FeatureMetric, on_kept
 class KID(FeatureMetric):
     """Unbiased MMD² with the kernel (xᵀy / D + 1)³, the mean over `subsets` random subsets of `size` images a side.
 
-    Drawn from the kept features, all of up to 10,000 images a side, whose number is n. It may be negative. The standard error
+    Drawn from the kept features, all of up to 60,000 images a side, whose number is n. It may be negative. The standard error
     is over disjoint subsets (torch-fidelity's deviation over overlapping ones is none); infinite where there are fewer than
     two.
     """
 
     name = "kid"
-    version = 3  # n was once that of all images; the error that of blocks in their own order, sorted by class
+    version = (
+        4  # n was once that of all images; the error that of blocks in their own order; 10,000 images a side were kept
+    )
     unit = "1"
     source = "Bińkowski et al. 2018, eq. 4; torch-fidelity kid_features_to_metric"
     subsets: PositiveInt = 100

@@ -19,8 +19,9 @@ from ..foreign import importing_from, named
 from ..randomness import seed_of
 
 Arguments = Literal["auto", "t, x", "x, t"]
-TIMES = frozenset({"t", "time", "times", "timestep", "timesteps", "tau", "s"})
-"""What the time's argument is called: torchcfm and torchdyn write (t, x), flow_matching (x, t), diffusers (sample, timestep)."""
+TIMES = frozenset({"t", "time", "times", "timestep", "timesteps", "tau", "s", "sigma", "sigmas", "noise_labels"})
+"""What the time's argument is called: torchcfm and torchdyn write (t, x), flow_matching (x, t), diffusers (sample, timestep),
+EDM (x, sigma)."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path as FilePath
 from typing import Any, Literal
 
 import torch
@@ -15,29 +16,32 @@ from ..errors import UserError
 from ..flow import predictions
 from ..flow.couplings import Coupling
 from ..flow.paths import Path, column
-from ..flow.predictions import Parametrisation, Prediction, convert
+from ..flow.predictions import Parametrisation, Said, convert
 from ..flow.velocity import Field
 from ..registry import Component
+from . import scheduler
 from .base import NO_LABEL, require_labels
 from .brought import Arguments, bring, called, in_order, label_argument, short_name, split
 from .elsewhere import RANGES, Elsewhere
 
 
 class External(Elsewhere):
-    """A velocity field, network or checkpoint of your own, not trained here.
+    """A velocity field, network or checkpoint of your own, not trained here. A scheduler beside a checkpoint must agree.
 
     Args:
         factory: `file.py:name`, `module:name`, or a folder that diffusers' UNet2DModel was saved in. Python must be named on
             the command line, too (`fmbench evaluate`, or --plugin).
         weights: a file with the state of the module that the factory gives (.safetensors, or .pt of tensors alone).
-        time: where the data is on its clock. `data-at-0`: it runs from data at 0 to noise at 1.
+        time: where the data is on its clock. `data-at-0`: it runs from data at 0 to noise at 1; `sigma`: it is told σ of the
+            flow's path, as EDM's and VE's networks are, and its velocity is dx/dσ.
         time_scale: its clock reads this times ours; 1000 for most diffusion networks. A velocity is per unit of the clock
-            from 0 to 1, whatever the network is told.
+            from 0 to 1, or of σ, whatever the network is told.
         images: the range in which it sees the data, ours being −1..1. Its noise is standard normal there.
-        output: what it says: the velocity dx/dt along its own clock, the noise ε, the data x1, or the score ∇ log p; what is
-            not the velocity is read by the flow's path, whose α and σ are those of its data and noise. Where the velocity would
-            follow from it at a rate above `predictions.STIFFEST` (data near t = 1; noise and score near t = 0, where α
-            vanishes), it is asked at the nearest time at which it does not, and the flow is that much another one.
+        output: what it says: the velocity dx/dt along its own clock, the noise ε, the data x1, the score ∇ log p, or
+            `v-prediction`, α ε − σ x1; what is not the velocity is read by the flow's path, whose α and σ are those of its
+            data and noise. Where the velocity would follow from it at a rate above `predictions.STIFFEST` (data near t = 1;
+            noise and score near t = 0, where α vanishes), it is asked at the nearest time at which it does not, and the flow
+            is that much another one.
         arguments: the order in which it is called; `auto` goes by their names.
         conditional: it is given each sample's label, a class from 0 on.
         no_label: the label by which it is told that there is none, without which it cannot be guided.
@@ -47,10 +51,10 @@ class External(Elsewhere):
     name = "external"
     factory: str = ""
     weights: str | None = None
-    time: Literal["data-at-1", "data-at-0"] = "data-at-1"
+    time: Literal["data-at-1", "data-at-0", "sigma"] = "data-at-1"
     time_scale: PositiveFloat = 1.0
     images: Literal["-1..1", "0..1", "0..255"] = "-1..1"
-    output: Prediction = "velocity"
+    output: Said = "velocity"
     arguments: Arguments = "auto"
     conditional: bool = False
     no_label: int | None = None
@@ -84,10 +88,24 @@ class External(Elsewhere):
     def check(self, path: Path, coupling: Coupling, source: Data, data: Data) -> None:
         if self.conditional:
             require_labels(self, data)
+        if self.no_label is not None and (not self.conditional or 0 <= self.no_label < (data.classes or 0)):
+            one = (
+                "is a class of the data, of which it is told that there is none"
+                if self.conditional
+                else "is told to none"
+            )
+            raise UserError(
+                f"model 'external': no_label = {self.no_label} {one}: set conditional for a model that is given labels, and "
+                "no_label beyond the classes"
+            )
         if not self.factory:
             raise UserError(
                 "model 'external' needs its factory: file.py:function, module:function or a diffusers folder"
             )
+        if os.path.isdir(self.factory):
+            scheduler.check(FilePath(self.factory), path, self.output, self.time, self.time_scale)
+        if self.time == "sigma" and not path.affine:
+            raise UserError(f"model 'external': path '{path.label()}' is a bridge, whose σ is not all of its noise")
         mean, std = self.noise(path)
         if self.images == "-1..1":
             source_name = source.name
@@ -104,21 +122,27 @@ class External(Elsewhere):
         self._probe(path, coupling, source, data)
 
     def _probe(self, path: Path, coupling: Coupling, source: Data, data: Data) -> None:
-        """One call half-way, so that a mistake is told before anything is computed."""
+        """A call half-way, so that a mistake is told before anything is computed: with the first label, the last and none."""
         x = path.start(source.take("train", 2))
-        try:
-            with torch.no_grad():
-                labels = [torch.zeros(2, dtype=torch.int64)] if self.conditional else []
-                v = self.field(path, coupling, source, data)(torch.tensor(0.5, dtype=torch.float64), x, *labels)
-        except UserError as error:
-            raise UserError(f"model '{self.method()}': {error}") from None
-        except Exception as error:
-            raise UserError(
-                f"model '{self.method()}' failed at t = 0.5 on x of shape {tuple(x.shape)}: {type(error).__name__}: "
-                f"{' '.join(str(error).split())[:300]}"
-            ) from error
-        if not torch.isfinite(v).all():
-            raise UserError(f"model '{self.method()}' gives numbers that are not finite at t = 0.5")
+        asked: dict[str, list[Tensor]] = {"": []}
+        if self.conditional:
+            last = (data.classes or 1) - 1
+            asked = {f" with labels 0 and {last}": [torch.tensor([0, last])]}
+            if self.no_label is not None:
+                asked[f" with no_label {self.no_label}"] = [torch.tensor([NO_LABEL] * 2)]
+        for given, labels in asked.items():
+            try:
+                with torch.no_grad():
+                    v = self.field(path, coupling, source, data)(torch.tensor(0.5, dtype=torch.float64), x, *labels)
+            except UserError as error:
+                raise UserError(f"model '{self.method()}': {error}") from None
+            except Exception as error:
+                raise UserError(
+                    f"model '{self.method()}' failed at t = 0.5 on x of shape {tuple(x.shape)}{given}: {type(error).__name__}: "
+                    f"{' '.join(str(error).split())[:300]}"
+                ) from error
+            if not torch.isfinite(v).all():
+                raise UserError(f"model '{self.method()}' gives numbers that are not finite at t = 0.5{given}")
 
     def field(self, path: Path, coupling: Coupling, source: Data, data: Data) -> Field:
         brought = bring(self.factory, self.weights)
@@ -127,7 +151,7 @@ class External(Elsewhere):
         first = in_order(brought.call, self.arguments) == "t, x"
         reading = Parametrisation(path, self.output, 1.0) if self.output != "velocity" else None
         a, b = RANGES[self.images]
-        ahead = self.time == "data-at-1"
+        ahead, told_sigma = self.time == "data-at-1", self.time == "sigma"
         named = label_argument(brought.call) if self.conditional else ""
 
         def labels(label: Tensor | None, x: Tensor) -> dict[str, Tensor]:
@@ -141,13 +165,14 @@ class External(Elsewhere):
 
         def velocity(t: Tensor, x: Tensor, label: Tensor | None = None) -> Tensor:
             asked = t if reading is None else reading.asked(t)
-            clock = self.time_scale * (asked if ahead else 1 - asked)
+            now = path.schedule(asked).sigma if told_sigma else asked if ahead else 1 - asked
+            clock = self.time_scale * now
             y = x if self.images == "-1..1" else a * x + b
             said = called(brought, first, clock.to(x.device).expand(len(x)), y, **labels(label, x))
             _agree(said, y)
             said = said.to(x.dtype)
             if reading is None:
-                said = said if ahead else -said
+                said = said * path.schedule(column(t, y)).d_sigma if told_sigma else said if ahead else -said
             else:
                 said = convert(said, self.output, "velocity", path.schedule(column(asked, y)), y)
             return (said if self.images == "-1..1" else said / a).to(x.dtype)

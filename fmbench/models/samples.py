@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from ..data.base import Data
+from ..data.opaque import opaque
 from ..errors import UserError
 from ..flow.couplings import Coupling
 from ..flow.paths import Path
 from ..registry import Component
 from .elsewhere import RANGES, Elsewhere
 
-FAR = 3.0  # half-widths of the range: samples that were not clamped stay well inside
+FAR, FEW = 2.0, 0.01  # half-widths of the range beyond which few numbers lie, though samples were not clamped
+OURS = "-1..1"
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
@@ -29,14 +31,14 @@ class Samples(Elsewhere):
     Args:
         folder: of pictures (in the order of their names, folders inside included), or a .npy or .npz file of
             `(n, *shape)`, of images also `(n, H, W, C)`.
-        images: the range of an array of floats; pictures and arrays of uint8 are 0..255.
+        images: the range of an array of floats, −1..1 when None; pictures and arrays of uint8 are 0..255.
         digest: of the files' contents, in order.
     """
 
     name = "samples"
     given = True
     folder: str = ""
-    images: Literal["-1..1", "0..1", "0..255"] = "-1..1"
+    images: Literal["-1..1", "0..1", "0..255"] | None = None
 
     def found(self) -> str | None:
         return _digest(self.folder) if self.folder else None
@@ -49,7 +51,7 @@ class Samples(Elsewhere):
 
     def identity(self) -> dict[str, Any]:
         """Where the samples lie shapes nothing."""
-        return {**super().identity(), "folder": ""}
+        return {**super().identity(), "folder": "", "images": self.images or OURS}
 
     def check(self, path: Path, coupling: Coupling, source: Data, data: Data) -> None:
         self.samples(data)
@@ -63,20 +65,38 @@ class Samples(Elsewhere):
 
 
 @lru_cache(maxsize=2)
-def _read(folder: str, images: str, shape: tuple[int, ...], digest: str) -> Tensor:
+def _read(folder: str, declared: str | None, shape: tuple[int, ...], digest: str) -> Tensor:
     """`(n, *shape)`, float32, images in −1..1."""
     found = _pictures(folder, shape) if os.path.isdir(folder) else _array(folder, shape)
-    if found.dtype == np.uint8:
-        images = "0..255"
     if not len(found):
         raise UserError(f"{folder} holds no samples: its array has the shape {found.shape}")
+    bits = found.dtype == np.uint8
+    if bits and declared not in (None, "0..255"):
+        raise UserError(f"{folder} holds levels of 8 bits, which are 0..255, not {declared}: leave --images away")
+    images = "0..255" if bits else declared or OURS
     a, b = RANGES[images]
     x = (torch.from_numpy(found).float() - b) / a
     if not torch.isfinite(x).all():
         raise UserError(f"{folder}: not all of its numbers are finite")
-    if len(shape) == 3 and x.abs().max() > FAR:
-        raise UserError(f"{folder}: its numbers are far outside {images}: declare the images' range (--images 0..255)")
+    if len(shape) == 3 and not bits:
+        _check_range(folder, found, x, images, declared)
     return x
+
+
+def _check_range(folder: str, found: np.ndarray, x: Tensor, images: str, declared: str | None) -> None:
+    """Raises `UserError` where floats are not of the range they are taken for."""
+    if (x.abs() > FAR).float().mean() > FEW:
+        raise UserError(
+            f"{folder}: its numbers, {found.min():.3g} to {found.max():.3g}, are far outside {images}: declare the images' "
+            f"range (--images {', '.join(RANGES)})"
+        )
+    if declared is None and found.min() >= 0:
+        raise UserError(
+            f"{folder}: none of its numbers, {found.min():.3g} to {found.max():.3g}, is negative, and floats are taken as "
+            f"{OURS}: declare the images' range (--images 0..1; {OURS} if they are just that)"
+        )
+    if images == "0..255" and found.max() <= 1:
+        raise UserError(f"{folder}: none of its numbers is above 1: they are not of 0..255 (--images 0..1 or {OURS})")
 
 
 def _pictures(folder: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -93,9 +113,7 @@ def _pictures(folder: str, shape: tuple[int, ...]) -> np.ndarray:
                     raise UserError(
                         f"{file} is {picture.width} × {picture.height} pixels; this data has {width} × {height}"
                     )
-                if picture.mode == "F" or picture.mode.startswith("I"):
-                    raise UserError(f"{file} is no 8-bit picture (mode {picture.mode})")
-                levels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+                levels = np.asarray(opaque(picture, channels, str(file)))
         except OSError as error:
             raise UserError(f"{file} cannot be read as a picture: {error}") from None
         found[place] = levels[None] if channels == 1 else levels.transpose(2, 0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pytest
 import torch
 from pictures import drawn, encoded, write_parquet, write_published
+from PIL import Image
 from pyarrow import parquet
 
 from fmbench.data import DATA, base, decoded
@@ -389,3 +391,21 @@ def test_two_processes_decode_once_and_a_killed_one_leaves_nothing_that_looks_wh
     assert not files_of(cache)
     told = [process.communicate()[0].splitlines() for process in [decoding(0.002), decoding(0.002)]]
     assert sorted(line for lines in told for line in lines) == ["decoding", "decoding", "ready 60 40", "ready 60 40"]
+
+
+def test_transparency_is_not_dropped_in_silence(mirror: Path) -> None:
+    """An opaque fourth channel says nothing; one that is seen through, of a colour or in a palette, would."""
+    opaque = np.concatenate([CIFAR, np.full_like(CIFAR[..., :1], 255)], axis=-1)
+    for split, pictures in (("train", opaque[:30]), ("test", CIFAR[30:])):
+        write_parquet(mirror / "own" / f"{split}.parquet", pictures, None, image="image")
+    data = prepared({"name": "images", "path": "own", "label": None})
+    assert torch.equal(data.arrays("train")[0], torch.from_numpy(CIFAR[:30].transpose(0, 3, 1, 2)))
+    opaque[7, 3, 3, 3] = 254
+    write_parquet(mirror / "own" / "train.parquet", opaque[:30], None, image="image")
+    with pytest.raises(UserError, match=r"picture 7 of .*own .train. has pixels that are seen through .mode RGBA."):
+        prepared({"name": "images", "path": "own", "label": None})
+    palette = Image.fromarray(CIFAR[0]).quantize(8)
+    palette.info["transparency"] = int(np.asarray(palette)[0, 0])
+    palette.save(file := io.BytesIO(), "PNG", transparency=palette.info["transparency"])
+    with pytest.raises(UserError, match=r"seen through .mode P., and"):
+        decoded._pixels(file.getvalue(), decoded.Reading(), "it")

@@ -211,6 +211,23 @@ def test_precision_and_recall_of_a_known_overlap() -> None:
     assert same.stderr > 0
 
 
+def test_kid_precision_and_recall_of_more_than_ten_thousand_are_torch_fidelitys_on_all() -> None:
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_prc import calculate_precision_recall_part
+
+    x, real = 1.1 * normal(10_200, 6, "many").float(), normal(10_100, 6, "real").float()
+    ours, theirs = summary(x, 999), summary(real, 999)
+    assert len(ours.kept) == 10_200
+    metrics = (KID(features="pixels", subsets=3), Precision(features="pixels"), Recall(features="pixels"))
+    found = [metric.compare(ours, theirs) for metric in metrics]
+    kid = kid_features_to_metric(x, real, kid_subsets=3, verbose=False)["kernel_inception_distance_mean"]
+    expected = (kid, *calculate_precision_recall_part(x, real))
+    assert [one.value for one in found] == pytest.approx(expected, rel=1e-6)
+    assert {one.n for one in found} == {10_200}
+    one, other = distance(ours, theirs), distance(summary(x), summary(real))
+    assert one.freedom == other.freedom == 9_999, "errors are estimated on a part"
+
+
 def test_inception_score_is_torch_fidelitys_in_constant_memory() -> None:
     from torch_fidelity.metric_isc import isc_features_to_metric
 
@@ -241,6 +258,78 @@ def test_dinov2_is_never_fetched_in_the_users_name(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(Unavailable, match=r"torch\.hub\.load\('facebookresearch/dinov2'"):
         FDDINOv2().measure(evidence(images(24, "generated")))
+
+
+HUB = """
+import torch
+dependencies = ["torch"]
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(3, 1024)
+    def forward(self, x):
+        return self.head(x.mean((2, 3)))
+def dinov2_vitl14(pretrained=True):
+    net = Net()
+    net.load_state_dict(torch.load(torch.hub.get_dir() + "/checkpoints/dinov2_vitl14_pretrain.pth", weights_only=True))
+    return net
+"""
+
+
+def test_dinov2_that_was_fetched_works_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As torch.hub leaves it, of another network; its weights' sha256 is on the row and in the key."""
+    from urllib.error import URLError
+
+    def refused(*_: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", refused)
+    code, weights = tmp_path / "hub" / "facebookresearch_dinov2_main", tmp_path / "hub" / "checkpoints"
+    for folder in (code, weights):
+        folder.mkdir(parents=True)
+    (code / "hubconf.py").write_text(HUB)
+    rng = generator("dinov2")
+    state = {"head.weight": torch.randn(1024, 3, generator=rng), "head.bias": torch.zeros(1024)}
+    torch.save(state, weights / "dinov2_vitl14_pretrain.pth")
+    found, before = FDDINOv2().measure(evidence(images(24, "generated"))), FDDINOv2().identity()
+    assert found.value > 0
+    assert f"weights sha256 {before['extractor']['weights']}" in str(found.protocol)
+    torch.save({**state, "head.bias": torch.ones(1024)}, weights / "dinov2_vitl14_pretrain.pth")
+    assert FDDINOv2().identity() != before
+
+
+def test_a_reference_is_kept_under_all_that_shapes_it() -> None:
+    """One level of one pixel, or other weights under the same name: another key."""
+    from typing import Any
+
+    from fmbench.data.base import Split
+    from fmbench.metrics.features.desk import Desk, at
+
+    class OneLevel(SmallImages):
+        def arrays(self, split: Split) -> tuple[Tensor, None]:
+            x = super().arrays(split)[0].clone()
+            x[7, 1, 3, 3] += 2 / 255
+            return x, None
+
+    class OtherWeights(ChannelMeans):
+        def weights(self) -> str:
+            return "other"
+
+    asked: list[dict[str, Any]] = []
+
+    def remember(facts: dict[str, Any], make: Any) -> Any:
+        asked.append(facts)
+        return make()
+
+    with at(Desk("cpu", remember)):
+        for data, extractor in (
+            (SmallImages(), ChannelMeans()),
+            (OneLevel(), ChannelMeans()),
+            (SmallImages(), OtherWeights()),
+        ):
+            reference(data, "train", extractor)
+    assert len({str(facts) for facts in asked}) == 3
 
 
 def test_names_of_features() -> None:

@@ -123,7 +123,7 @@ def test_a_closed_form_from_a_file_agrees_with_the_oracle_s_rows_in_both_directi
         assert values[brought].to_dict() == pytest.approx(values["RF"].to_dict(), rel=2e-4)
 
 
-@pytest.mark.parametrize("output", PREDICTIONS)
+@pytest.mark.parametrize("output", [*PREDICTIONS, "v-prediction"])
 @pytest.mark.parametrize("path", ["rectified", "vp-cosine", "vp-linear"])
 def test_every_output_becomes_the_velocity_by_its_path(output: Any, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A field that says the exact noise, data or score gives the exact velocity; its sign flipped, it does not."""
@@ -143,6 +143,80 @@ def test_every_output_becomes_the_velocity_by_its_path(output: Any, path: str, m
     assert torch.allclose(field_of(model, path)(t.double(), x), velocity(t, x), rtol=1e-3, atol=1e-3)
     monkeypatch.setattr(module, "bring", lambda *_: Brought(lambda s, x: -said(s, x), "0"))
     assert not torch.allclose(field_of(model, path)(t.double(), x), velocity(t, x), rtol=0.1, atol=0.1)
+
+
+OUTSIDE = """
+import torch
+
+M, S = torch.tensor([1.0, -0.5], dtype=torch.float64), torch.tensor([0.5, 2.0], dtype=torch.float64)
+
+def data(alpha, sigma, x):  # E[x1 | alpha x1 + sigma noise = x]
+    return M + alpha * S**2 / (alpha**2 * S**2 + sigma**2) * (x - alpha * M)
+
+def noise(alpha, sigma, x): return sigma / (alpha**2 * S**2 + sigma**2) * (x - alpha * M)
+
+def columns(t): return t.double()[:, None]
+
+def edm(x, sigma): return data(1, columns(sigma), x)  # Karras 2022: D(x, sigma)
+
+def slope(x, sigma): return (x - edm(x, sigma)) / columns(sigma)  # Karras 2022, eq. 3: dx/dsigma
+
+def ncsn(x, sigma): return -slope(x, sigma) / columns(sigma)  # Song 2021: the score, told sigma
+
+def ddpm(sample, timestep):  # Ho 2020: the noise, at times up to 1000 from the data
+    s = columns(timestep) / 1000
+    alpha = torch.exp(-0.25 * s**2 * 19.9 - 0.05 * s)
+    return noise(alpha, (1 - alpha**2).sqrt(), sample)
+
+def v(sample, timestep):  # Salimans & Ho 2022
+    angle = columns(timestep) / 999 * torch.pi / 2
+    alpha, sigma = angle.cos(), angle.sin()
+    return alpha * noise(alpha, sigma, sample) - sigma * data(alpha, sigma, sample)
+
+def liu(t, x):  # Liu 2022
+    t = columns(t)
+    return data(t, 1 - t, x) - noise(t, 1 - t, x)
+
+def flux(sample, sigma):  # noise - data, at 1000 sigma
+    return -liu(1 - sigma.double() / 1000, sample)
+"""
+
+
+def test_the_gaussian_oracle_in_conventions_from_outside_measures_as_ours_does(
+    tmp_path: Path, measured: Callable[..., Any], tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cost and W2 of the same field, written as its authors write it; the same with a wrong convention is another flow."""
+    monkeypatch.chdir(tmp_path)
+    Path("outside.py").write_text(OUTSIDE)
+    admit("outside.py")
+    ve = {"name": "ve", "sigma_min": 0.002, "sigma_max": 80.0}
+    down: dict[str, Any] = {"time": "data-at-0", "time_scale": 1000}
+    cases: list[tuple[Any, list[tuple[str, dict[str, Any]]]]] = [
+        ("rectified", [("liu", {}), ("flux", down), ("flux", {"time": "sigma", "time_scale": 1000})]),
+        ("vp-linear", [("ddpm", {"output": "epsilon", **down})]),
+        ("vp-cosine", [("v", {"output": "v-prediction", "time": "data-at-0", "time_scale": 999})]),
+        (ve, [("edm", {"output": "data", "time": "sigma"}), ("slope", {"time": "sigma"}),
+              ("ncsn", {"output": "score", "time": "sigma"}), ("ncsn", {"output": "data", "time": "sigma"})]),
+    ]  # fmt: skip
+    for path, brought in cases:
+        models = [{"name": "external", "factory": f"outside.py:{name}", **fields} for name, fields in brought]
+        suite = tiny(
+            data=GAUSSIAN, flow={"path": path, "model": ["oracle", *models]}, metrics=["w2", "transport_cost"],
+            sample__n=64, sample__reference__max_steps=128, sample__solvers=[{"name": "heun", "nfe": 32}],
+            sample__reference__tolerance=1e-4,
+        )  # fmt: skip
+        table = measured(suite, plugins=("outside.py",))
+        assert set(table["status"]) == {"ok"}, table[table["status"] != "ok"][
+            ["model", "metric", "status", "reason"]
+        ].to_string()
+        values = table[~table["model"].isin(["data", "truth"])].pivot_table(
+            index="model", columns="metric", values="value"
+        )
+        assert len(values) == 1 + len(models)
+        for model in values.index:
+            right = not (model.startswith("external") and "ncsn" in model and "output=data" in model)
+            same = values.loc[model].to_dict() == pytest.approx(values.loc["oracle"].to_dict(), rel=2e-4)
+            assert same == right, (path, model, values)
 
 
 @pytest.mark.parametrize("images", ["0..1", "0..255"])
@@ -232,6 +306,15 @@ def test_labels_reach_a_conditional_field_and_guidance_counts_in_its_own_convent
         make_plan(parse(suite))
     with pytest.raises(UserError, match="none of its arguments is a label"):
         field_of(external("cond.py:plain", conditional=True), data=CLASSES)
+    with pytest.raises(UserError, match=r"'field' failed .* with no_label 3: IndexError"):
+        field_of(external("cond.py:field", conditional=True, no_label=3), data=CLASSES)
+    three = {**CLASSES, "means": [*CLASSES["means"]] * 2, "stds": [*CLASSES["stds"]] * 2}  # type: ignore[misc]
+    with pytest.raises(UserError, match=r"'field' failed .* with labels 0 and 3: IndexError"):
+        field_of(external("cond.py:field", conditional=True), data=three)
+    with pytest.raises(UserError, match=r"no_label = 1 is a class of the data"):
+        field_of(external("cond.py:field", conditional=True, no_label=1), data=CLASSES)
+    with pytest.raises(UserError, match=r"no_label = 2 is told to none: set conditional"):
+        field_of(external("cond.py:plain", no_label=2), data=CLASSES)
     with pytest.raises(UserError, match="unknown convention of guidance 'omega'"):
         composed("cond.py:field", data=CLASSES, guidance=[1], guidance_as="omega")
 
@@ -354,6 +437,67 @@ def test_a_diffusers_folder_loads_as_it_was_saved(checkpoint: Path) -> None:
     assert external(str(checkpoint.parent)).identity()["digest"] == model.digest  # as a pipeline holds it
     with pytest.raises(UserError, match=r"failed at t = 0.5 on x of shape \(2, 2\)"):
         field_of(model)
+
+
+DDPM, VE = {"output": "epsilon", "time": "data-at-0", "time_scale": 1000}, {"output": "score", "time": "sigma"}
+SCALED = {"name": "ve", "sigma_min": 0.01, "sigma_max": 1348.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "path", "fields"),
+    [
+        ("DDPMScheduler", {}, "vp-linear", DDPM),
+        ("DDIMScheduler", {"prediction_type": "sample"}, "vp-linear", {**DDPM, "output": "data"}),
+        ("DDPMScheduler", {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}, "vp-cosine",
+         {**DDPM, "output": "v-prediction"}),
+        ("EulerDiscreteScheduler", {}, {"name": "vp-linear", "beta_max": 20.1}, {**DDPM, "time_scale": 999}),
+        ("FlowMatchEulerDiscreteScheduler", {}, "rectified", {**DDPM, "output": "velocity"}),
+        ("ScoreSdeVeScheduler", {"num_train_timesteps": 2000}, SCALED, VE),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["scheduler", "."])
+def test_the_scheduler_beside_a_checkpoint_must_agree(
+    checkpoint: Path, tmp_path: Path, kind: str, settings: dict[str, Any], path: Any, fields: dict[str, Any], place: str
+) -> None:
+    """A network of noise taken for a velocity would be measured without a word."""
+    import shutil
+
+    import diffusers
+
+    folder = tmp_path / "pipeline"
+    shutil.copytree(checkpoint, folder / "unet" if place == "scheduler" else folder)
+    getattr(diffusers, kind)(**settings).save_pretrained(folder / place)
+    source, data = DATA.build({"name": "normal", "dims": [1, 8, 8]}), DATA.build("digits")
+    for named in {folder, folder / "unet"} if place == "scheduler" else {folder}:
+        field_of(external(str(named), **fields), path, source, data)
+    another = {**fields, "output": "data" if fields["output"] == "velocity" else "velocity"}
+    wrong: list[tuple[Any, dict[str, Any]]] = [(path, {}), (path, {**fields, "time_scale": 2.0}), (path, another)]
+    if kind != "FlowMatchEulerDiscreteScheduler":
+        wrong.append(("rectified", fields))
+    for other, declared in wrong:
+        with pytest.raises(
+            UserError, match=rf"its scheduler, {kind}, says otherwise\. Declare --output {fields['output']} "
+        ):
+            field_of(external(str(folder), **declared), other, source, data)
+
+
+def test_schedulers_that_cannot_be_read_or_scale_by_themselves(checkpoint: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(checkpoint, folder)
+    source, data = DATA.build({"name": "normal", "dims": [1, 8, 8]}), DATA.build("digits")
+    for text, message in (
+        ("{", "cannot be read: JSONDecodeError"),
+        (
+            '{"_class_name": "DDPMScheduler", "beta_schedule": "odd"}',
+            "no schedule that can be read: NotImplementedError",
+        ),
+        ('{"_class_name": "EDMEulerScheduler"}', "Bring a function"),
+    ):
+        (folder / "scheduler_config.json").write_text(text)
+        with pytest.raises(UserError, match=message):
+            field_of(external(str(folder)), source=source, data=data)
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,13 @@ def test_pictures_and_arrays_of_any_range_are_the_same_samples(tmp_path: Path) -
     np.savez(tmp_path / "last.npz", levels.astype(np.uint8).transpose(0, 2, 3, 1))  # (n, H, W, C)
     np.save(tmp_path / "unit.npy", levels / 255)
     np.save(tmp_path / "ours.npy", levels / 127.5 - 1)
+    np.save(tmp_path / "floats.npy", levels)
     read = [given(tmp_path / name).samples(DIGITS) for name in ("png", "bytes.npy", "last.npz", "ours.npy")]
     read += [given(tmp_path / "unit.npy", images="0..1").samples(DIGITS)]
+    read += [given(tmp_path / "floats.npy", images="0..255").samples(DIGITS)]
+    for picture in (tmp_path / "png").iterdir():
+        Image.open(picture).convert("RGBA").save(picture)  # nothing is seen through
+    read += [given(tmp_path / "png").samples(DIGITS)]
     assert torch.allclose(read[0], x, atol=1 / 255)
     for other in read[1:]:
         assert other.dtype == torch.float32
@@ -93,6 +98,13 @@ def deep(folder: Path) -> Path:
     return folder
 
 
+def transparent(folder: Path) -> Path:
+    levels = np.full((8, 8, 4), 255, dtype=np.uint8)
+    levels[0, 0, 3] = 254
+    Image.fromarray(levels).save(folder / "seen_through.png")
+    return folder
+
+
 def text(folder: Path) -> Path:
     (folder / "a.png").write_text("no picture")
     return folder
@@ -103,6 +115,29 @@ def array(folder: Path, value: Any, name: str = "a.npy") -> Path:
     return folder / name
 
 
+def test_floats_of_another_range_than_they_are_taken_for_are_told(tmp_path: Path) -> None:
+    """Read as −1..1, samples of 0..1 would be pale ones, and nothing would say so. What is declared is believed."""
+    x = DIGITS.take("test", 40, seed=1).numpy()
+    ranges = {"-1..1": x, "0..1": (x + 1) / 2, "0..255": (x + 1) * 127.5}
+    for own, samples in ranges.items():
+        file = array(tmp_path, samples)
+        for declared in ranges:
+            if declared == own or (own, declared) == ("0..1", "-1..1"):
+                given(file, images=declared).samples(DIGITS)
+                continue
+            with pytest.raises(UserError, match=r"far outside|none of its numbers"):
+                given(file, images=declared).samples(DIGITS)
+    with pytest.raises(UserError, match=r"none of its numbers, 0 to 1, is negative.*--images 0\.\.1; -1\.\.1 if"):
+        given(array(tmp_path, ranges["0..1"])).samples(DIGITS)
+    few = np.where(np.arange(x.size).reshape(x.shape) % 200 == 0, 5.0, x)  # unclamped: half a percent far out
+    given(array(tmp_path, few)).samples(DIGITS)
+    bits = array(tmp_path, ranges["0..255"].astype(np.uint8))
+    with pytest.raises(UserError, match=r"holds levels of 8 bits, which are 0\.\.255, not 0\.\.1: leave --images away"):
+        given(bits, images="0..1").samples(DIGITS)
+    same = [given(bits, images=declared).identity() for declared in (None, "-1..1")]
+    assert same[0] == same[1], "keys of before"
+
+
 @pytest.mark.parametrize(
     ("make", "data", "message"),
     [
@@ -111,6 +146,7 @@ def array(folder: Path, value: Any, name: str = "a.npy") -> Path:
         (text, "digits", "cannot be read as a picture"),
         (big, "digits", "big.png is 8 × 9 pixels; this data has 8 × 8"),
         (deep, "digits", "deep.png is no 8-bit picture .mode I;16."),
+        (transparent, "digits", r"seen_through\.png has pixels that are seen through .mode RGBA."),
         (
             lambda f: array(f, np.zeros((0, 1, 8, 8))),
             "digits",

@@ -1,0 +1,26 @@
+"""A picture as plain levels of 8 bits: what would be lost on the way is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def opaque(picture: Image, channels: int | None, place: str) -> Image:
+    """The picture in mode L or RGB: of 1 or 3 channels, when None as it is itself.
+
+    Raises:
+        UserError: it has more than 8 bits, or pixels that are seen through.
+    """
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        raise UserError(f"{place} is no 8-bit picture (mode {picture.mode})")
+    if picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema()[0] != 255:
+        raise UserError(
+            f"{place} has pixels that are seen through (mode {picture.mode}), and what stands behind them is not said: lay the "
+            "pictures on a background and save them without transparency"
+        )
+    return picture.convert("L" if (channels or (1 if picture.mode in ("1", "L") else 3)) == 1 else "RGB")
