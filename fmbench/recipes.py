@@ -3,8 +3,9 @@
 `train: {recipe: torchcfm}` in a suite stands for the plain settings below; keys beside it take their place one by one, and the
 recipe's network is used where `flow.model` is not given. A training of fewer `samples` than published warms up and averages
 over the same share of it: whole, the published warm-up and average outlast a short training, whose average is then its
-untrained start. So does a suite of its own settings that `--set train.samples=…` shortens. Everything that follows sees settings, never the recipe's name, so a flow's key is the same however they were
-written. All sizes are in images: iterations times the batch.
+untrained start. So does a suite of its own settings that `--set train.samples=…` shortens. Everything that follows sees
+settings, never the recipe's name, so a flow's key is the same however they were written. All sizes are in images: iterations
+times the batch.
 """
 
 from __future__ import annotations
