@@ -171,10 +171,11 @@ def run(
             except KeyboardInterrupt:
                 unfinished()
                 raise
+            finally:
+                if board is not None:
+                    board.close()
         if page is not None:
             page.result()
-        if board is not None:
-            board.close()
         table = frame(rows(plan, outcomes))
         facts = manifest(plan, outcomes, store, used)
         per_sample = paired.gather(plan, store) if plan.suite.claims else {}

@@ -16,6 +16,7 @@ class TensorBoard:
     """One curve a flow, over the samples that it has seen: its `loss`, and `samples_per_second` of the training.
 
     Flows that are trained as one computation share its time: each then shows the throughput of all of them, over their number.
+    A training that goes on from a checkpoint takes the place of what an earlier run wrote beyond it.
 
     Raises:
         UserError: TensorBoard is not installed.
@@ -31,7 +32,7 @@ class TensorBoard:
                 "--log tensorboard: TensorBoard is not installed. pip install 'flow-matching-bench[tensorboard]'"
             ) from None
         self.flows = {flow.key: flow_columns(flow) for flow in plan.flows()}
-        self.open: Callable[[str], Any] = lambda name: SummaryWriter(str(folder / name))
+        self.open: Callable[[str, int], Any] = lambda name, first: SummaryWriter(str(folder / name), purge_step=first)
         self.writers: dict[str, Any] = {}
         self.last: dict[str, Point] = {}
 
@@ -39,12 +40,13 @@ class TensorBoard:
         if point.key not in self.writers:
             columns = self.flows[point.key]
             name = " ".join(f"{columns['data']} {columns['method']} seed {columns['seed']}".replace("/", "-").split())
-            self.writers[point.key] = self.open(f"{name} {point.key[-6:]}")
+            self.writers[point.key] = self.open(f"{name} {point.key[-6:]}", point.samples)
         writer, before = self.writers[point.key], self.last.get(point.key)
         writer.add_scalar("loss", point.loss, point.samples, walltime=point.seconds)
         if before is not None and point.seconds > before.seconds:
             speed = (point.samples - before.samples) / (point.seconds - before.seconds)
             writer.add_scalar("samples_per_second", speed, point.samples, walltime=point.seconds)
+        writer.flush()  # a killed run must not lose what lies before its checkpoint
         self.last[point.key] = point
 
     def close(self) -> None:

@@ -3,14 +3,15 @@
 `train: {recipe: torchcfm}` in a suite stands for the plain settings below; keys beside it take their place one by one, and the
 recipe's network is used where `flow.model` is not given. A training of fewer `samples` than published warms up and averages
 over the same share of it: whole, the published warm-up and average outlast a short training, whose average is then its
-untrained start. Everything that follows sees settings, never the recipe's name, so a flow's key is the same however they were
-written. All sizes are in images: iterations times the batch.
+untrained start. So does a suite of its own settings that `--set train.samples=…` shortens. Everything that follows sees
+settings, never the recipe's name, so a flow's key is the same however they were written. All sizes are in images: iterations
+times the batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,14 +97,28 @@ def with_recipe(suite: Any) -> Any:
     flow = suite.get("flow")
     if isinstance(flow, dict):
         flow = {**flow, "model": flow.get("model", dict(recipe.model))}
-    published = {**recipe.train, **_shorter(recipe.train, own.get("samples"))}
+    published = {**recipe.train, **_in_proportion(recipe.train, recipe.train["samples"], own.get("samples"))}
     if "ema_decay" in own:  # takes the place of the half-life
         del published["ema_samples"]
     return {**suite, "flow": flow, "train": {**published, **own}}
 
 
-def _shorter(train: Mapping[str, Any], samples: Any) -> dict[str, int]:
-    """The sizes that follow from training on fewer samples than published, in proportion."""
-    if not isinstance(samples, int) or not 0 < samples < train["samples"]:
+def shortened(suite: Any, longer: Any, named: Collection[str]) -> Any:
+    """A suite's plain mapping that overrides made of `longer`; trained on fewer samples, it keeps the proportions of `longer`.
+
+    Args:
+        named: the keys that were overridden: what they set stays as it is.
+    """
+    if "train.samples" not in named or "train" in named or not isinstance(longer.get("train"), dict):
+        return suite
+    own, whole = longer["train"], with_recipe(longer)["train"]
+    less = _in_proportion(own, whole.get("samples"), suite["train"]["samples"])
+    return {**suite, "train": suite["train"] | {k: v for k, v in less.items() if f"train.{k}" not in named}}
+
+
+def _in_proportion(train: Mapping[str, Any], whole: Any, samples: Any) -> dict[str, int]:
+    """Those sizes among a training's settings that follow from its seeing fewer `samples` than the `whole`, in proportion."""
+    if not isinstance(samples, int) or not isinstance(whole, int) or not 0 < samples < whole:
         return {}
-    return {name: math.ceil(train[name] * samples / train["samples"]) for name in ("warmup", "ema_samples")}
+    sizes = {name: train.get(name) for name in ("warmup", "ema_samples")}
+    return {name: math.ceil(size * samples / whole) for name, size in sizes.items() if isinstance(size, int)}

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from .errors import UserError, unknown
+from .recipes import shortened
 from .schema import Suite
 from .wording import worded
 
@@ -70,11 +71,14 @@ def load(name: str, overrides: Sequence[str] = ()) -> Suite:
 
 
 def parse(raw: dict[str, Any], overrides: Sequence[str] = (), *, where: str = "suite") -> Suite:
-    """A suite from its plain mapping."""
+    """A suite from its plain mapping. A training that an override shortens warms up and averages over the same share of it."""
+    changed = raw
     for override in overrides:
-        raw = override_value(raw, override)
+        changed = override_value(changed, override)
     try:
-        return Suite.model_validate(raw)
+        return Suite.model_validate(
+            shortened(changed, raw, {override.partition("=")[0].strip() for override in overrides})
+        )
     except ValidationError as error:
         raise UserError(f"{where}: {worded(error, _keys_at)}") from None
 

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from fmbench.api import run
+from fmbench.board import TensorBoard
 from fmbench.errors import UserError
+from fmbench.execute.jobs import Point
+from fmbench.stages import train as training
 from fmbench.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")  # of its own parts
@@ -29,6 +32,42 @@ def test_curves_are_those_of_the_store(tiny: Callable[..., dict[str, Any]], tmp_
         losses = (Store().info(keys[folder.name[-6:]]) or {})["losses"]
         assert [(e.step, e.value) for e in curves.Scalars("loss")] == [(n, pytest.approx(loss)) for n, loss in losses]
         assert all(event.value > 0 for event in curves.Scalars("samples_per_second"))
+
+
+def test_a_run_that_is_gone_on_with_doubles_no_point(
+    tiny: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended after three fifths, with a checkpoint after two: the points between are written once more, and count once."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", float("inf"))
+    suite = tiny(flow__seed=0, train__samples=64 * 100)
+    write, add = Store.write_checkpoint, TensorBoard.add
+
+    def until_two_fifths(store: Store, key: str, state: dict[str, Any]) -> None:
+        if int(state["step"]) <= 40:
+            write(store, key, state)
+
+    def until_three_fifths(board: TensorBoard, point: Point) -> None:
+        add(board, point)
+        if point.samples == 64 * 60:
+            raise KeyboardInterrupt
+
+    def curve() -> list[tuple[int, float]]:
+        (folder,) = (tmp_path / "out" / "tensorboard").iterdir()
+        return [(event.step, event.value) for event in EventAccumulator(str(folder)).Reload().Scalars("loss")]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write_checkpoint", until_two_fifths)
+        patch.setattr(TensorBoard, "add", until_three_fifths)
+        with pytest.raises(KeyboardInterrupt):
+            run(suite, out=tmp_path / "out", workers=1, log="tensorboard")
+    assert [step for step, _ in curve()] == [64 * k for k in range(1, 61)]
+    results = run(suite, out=tmp_path / "out", workers=1, log="tensorboard")
+    losses = (Store().info(results.manifest["flows"][0]["key"]) or {})["losses"]
+    assert curve() == [(n, pytest.approx(loss)) for n, loss in losses]
 
 
 def test_what_is_missing_is_said(

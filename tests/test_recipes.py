@@ -12,7 +12,7 @@ from fmbench.errors import UserError
 from fmbench.models import MODELS
 from fmbench.plan import make_plan
 from fmbench.recipes import RECIPES, with_recipe
-from fmbench.suite import parse
+from fmbench.suite import load, parse
 
 IMAGES = {"name": "normal", "dims": [3, 32, 32]}
 every_recipe = pytest.mark.parametrize("name", RECIPES)
@@ -58,6 +58,39 @@ def test_a_shorter_training_keeps_the_recipes_proportions(name: str, tiny: Tiny)
     assert (own.warmup, own.ema_samples) == (7, 5)
     longer = parse(suite, [f"train.samples={2 * published['samples']}"]).train
     assert (longer.warmup, longer.ema_samples) == (published["warmup"], published["ema_samples"])
+
+
+def test_a_shipped_suite_that_is_shortened_keeps_its_proportions() -> None:
+    """Else the small sweep's warm-up of 50,000 images outlasts a training of 20,000, which never learns at its own rate."""
+    whole = load("cifar10-nfe-sweep-small").train
+    short = load("cifar10-nfe-sweep-small", ["train.samples=20_000"]).train
+    for size in ("warmup", "ema_samples"):
+        assert getattr(short, size) == pytest.approx(getattr(whole, size) * 20_000 / whole.samples, abs=1)
+    assert load("cifar10-nfe-sweep-small", ["train.samples=1_000_000"]).train.warmup == whole.warmup
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warmup", "ema"),
+    [
+        (["train.samples=500"], 50, 100),
+        (["train.warmup=100", "train.samples=500"], 100, 100),
+        (["train.samples=500", "train.ema_samples=200"], 50, 200),
+        (["train.samples=2000"], 100, 200),
+        (["train.samples=500", "train={samples: 500, warmup: 100}"], 100, 50_000),
+    ],
+)
+def test_what_overrides_say_stands(overrides: list[str], warmup: int, ema: int, tiny: Tiny) -> None:
+    train = parse(tiny(train={"samples": 1000, "warmup": 100, "ema_samples": 200, "batch": 100}), overrides).train
+    assert (train.warmup, train.ema_samples) == (warmup, ema)
+
+
+def test_own_settings_beside_a_recipe_are_shortened_with_it(tiny: Tiny) -> None:
+    suite = images(tiny, train={"recipe": "torchcfm", "warmup": 512_000})
+    assert parse(suite, ["train.samples=512_000"]).train.warmup == 5_120
+    with pytest.raises(UserError, match=r"unknown recipe 'torchcmf'"):
+        parse(images(tiny, train={"recipe": "torchcmf"}), ["train.samples=1000"])
+    with pytest.raises(UserError, match=r"train\.samples"):
+        parse(suite, ["train.samples=many"])
 
 
 def test_torchcfm_is_as_published(tiny: Tiny) -> None:

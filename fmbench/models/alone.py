@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..randomness import seed_of
 from .base import NO_LABEL, Network, row_of
@@ -46,3 +46,10 @@ def own_generator(name: str, seeds: Sequence[int]) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("init", name, seeds[0]))
         yield
+
+
+def zeroed(layers: Iterable[nn.Module]) -> None:
+    """Sets the weights of layers to zero."""
+    for layer in layers:
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)

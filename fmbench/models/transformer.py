@@ -11,12 +11,14 @@ from ..data.base import Data
 from ..errors import UserError
 from ..flow.couplings import Coupling
 from ..flow.paths import Path
-from .alone import LoneNetwork, own_generator
+from .alone import LoneNetwork, own_generator, zeroed
 from .base import ConditionalModel
 
 
 class Transformer(ConditionalModel):
-    """DiT (Peebles & Xie 2023): `depth` blocks on patches, told time and label by adaptive layer norms that begin at zero.
+    """DiT (Peebles & Xie 2023): `depth` blocks on patches, told time and label by adaptive layer norms.
+
+    These and the last layer begin at zero, as published: the network then says 0 and its blocks pass on what they get.
 
     DiT-S/2 of the paper is `width: 384, depth: 12, heads: 6`.
 
@@ -25,6 +27,7 @@ class Transformer(ConditionalModel):
     """
 
     name = "transformer"
+    version = 2  # the last layer did not begin at zero once
     patch: PositiveInt = 2
     width: PositiveInt = 128
     depth: PositiveInt = 4
@@ -80,8 +83,9 @@ class TransformerNetwork(LoneNetwork):
                 block.norm1.emb.class_embedder = _NoTable()
             else:
                 block.norm1.emb.class_embedder.dropout_prob = 0.0  # labels are withheld before they come here
-            nn.init.zeros_(block.norm1.linear.weight)
-            nn.init.zeros_(block.norm1.linear.bias)
+        zeroed(
+            [*(block.norm1.linear for block in self.dit.transformer_blocks), self.dit.proj_out_1, self.dit.proj_out_2]
+        )
 
     def seen(self, t: Tensor, x: Tensor, row: Tensor | None) -> Tensor:
         out: Tensor = self.dit(x, timestep=1000 * t, class_labels=row, return_dict=False)[0]

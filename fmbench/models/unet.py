@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from pydantic import NonNegativeFloat, PositiveInt
@@ -11,21 +12,23 @@ from ..data.base import Data
 from ..errors import UserError
 from ..flow.couplings import Coupling
 from ..flow.paths import Path
-from .alone import LoneNetwork, own_generator
+from .alone import LoneNetwork, own_generator, zeroed
 from .base import ConditionalModel
 
 
 class UNet(ConditionalModel):
     """Residual U-Net (Ho 2020): one level for each entry of `multipliers`, attention at the resolutions listed.
 
-    A label's vector is added to that of the time (Dhariwal & Nichol 2021). `fmbench.recipes` has the parameters of the published
-    networks for CIFAR-10.
+    The last layer of every block and that of the whole begin at zero, as published: the network then says 0 and its blocks
+    pass on what they get. A label's vector is added to that of the time (Dhariwal & Nichol 2021). `fmbench.recipes` has the
+    parameters of the published networks for CIFAR-10.
 
     Args:
         groups: of every group norm. head_channels: of one attention head.
     """
 
     name = "unet"
+    version = 2  # layers that begin at zero did not once
     channels: PositiveInt = 32
     multipliers: tuple[PositiveInt, ...] = (1, 2)
     blocks: PositiveInt = 1
@@ -44,8 +47,10 @@ class UNet(ConditionalModel):
                 f"flow.model = 'unet': it needs images (C, H, W), data '{data.name}' have shape {shape}. Use 'mlp'."
             )
         if any(side % 2 ** (len(self.multipliers) - 1) for side in shape[1:]):
+            side = math.gcd(*shape[1:])
             raise UserError(
-                f"flow.model = 'unet': {len(self.multipliers)} levels do not divide images of {shape[1]}×{shape[2]}"
+                f"flow.model = 'unet': {len(self.multipliers)} levels do not divide images of {shape[1]}×{shape[2]}. Give at "
+                f"most {(side & -side).bit_length()} multipliers, or data {{name: images, …}} a resolution such as 32"
             )
         if self.channels % self.groups:
             raise UserError(
@@ -93,6 +98,7 @@ class UNetNetwork(LoneNetwork):
             dropout=spec.dropout,
             num_class_embeds=self.rows,
         )
+        zeroed(m for name, m in self.unet.named_modules() if name.endswith(("conv2", "to_out.0", "conv_out")))
 
     def seen(self, t: Tensor, x: Tensor, row: Tensor | None) -> Tensor:
         return self.unet(x, 1000 * t, class_labels=row).sample

@@ -54,6 +54,15 @@ def inputs(data: Data, *lead: int) -> tuple[Tensor, Tensor]:
     return torch.rand(lead, generator=rng), torch.randn(*lead, *data.shape, generator=rng)
 
 
+def awake(network: Network) -> Network:
+    """The network with what begins at zero moved away from it."""
+    rng = generator("awake")
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1, generator=rng)
+    return network.eval()
+
+
 def same(a: Network, b: Network) -> bool:
     return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
@@ -66,7 +75,7 @@ def test_every_model_serves_something() -> None:
 @on_every_data
 def test_forward_and_initialisation(model: Model, data: Data) -> None:
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
-    network = model.network(data.shape, [3]).eval()
+    network = awake(model.network(data.shape, [3]))
     t, x = inputs(data, 5)
     with torch.no_grad():
         out = network(t, x)
@@ -83,8 +92,9 @@ def test_forward_and_initialisation(model: Model, data: Data) -> None:
         assert torch.allclose(stacked[0], out, rtol=1e-4, atol=1e-5)
         # samples do not see each other
         assert torch.allclose(network(t[1:2], x[1:2]), out[1:2], rtol=1e-4, atol=1e-5)
-    assert same(network, model.network(data.shape, [3]))
-    assert not same(network, model.network(data.shape, [4]))
+    first = model.network(data.shape, [3])
+    assert same(first, model.network(data.shape, [3]))
+    assert not same(first, model.network(data.shape, [4]))
     assert torch.equal(states[0], torch.get_rng_state())
     assert np.array_equal(states[1], np.random.get_state()[1])  # noqa: NPY002
     assert states[2] == random.getstate()
@@ -100,7 +110,7 @@ def test_initialisation_does_not_depend_on_the_global_generator(model: Model, da
 
 @on_every_data
 def test_weights_survive_their_state(model: Model, data: Data) -> None:
-    first, second = (model.network(data.shape, [seed]).eval() for seed in (0, 1))
+    first, second = (awake(model.network(data.shape, [seed])) for seed in (0, 1))
     named_parameters = {name: p.detach().clone() for name, p in first.named_parameters()}
     second.load_state_dict(named_parameters)  # what training hands on: parameters, and nothing but parameters
     t, x = inputs(data, 3)
@@ -122,7 +132,7 @@ def test_every_parameter_learns(model: Model, data: Data) -> None:
 )
 def test_conditional_networks_see_labels(model: Model, data: Data) -> None:
     model, plain = model.model_copy(update={"conditional": True}), model
-    network, alike = model.network(data.shape, [3], 4).eval(), plain.network(data.shape, [3]).eval()
+    network, alike = awake(model.network(data.shape, [3], 4)), plain.network(data.shape, [3])
     t, x = inputs(data, 6)
     label = torch.tensor([0, 1, 2, 3, NO_LABEL, 1])
     with torch.no_grad():

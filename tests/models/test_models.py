@@ -15,6 +15,7 @@ from fmbench.flow import COUPLINGS, PATHS
 from fmbench.models import MODELS
 from fmbench.models.mlp import ACTIVATIONS
 from fmbench.randomness import generator
+from fmbench.recipes import RECIPES
 
 NORMAL, RECTIFIED, INDEPENDENT = DATA.build("normal"), PATHS.build("rectified"), COUPLINGS.build("independent")
 
@@ -87,8 +88,18 @@ def test_unet_on_digits(parameters: dict) -> None:
     ("parameters", "data", "message"),
     [
         ({}, Normal(dims=(2,)), r"needs images \(C, H, W\).*Use 'mlp'"),
-        ({"multipliers": [1, 2, 2]}, Normal(dims=(1, 6, 8)), "3 levels do not divide images of 6×8"),
-        ({"multipliers": [1, 2, 2]}, Normal(dims=(1, 8, 10)), "3 levels do not divide images of 8×10"),
+        (
+            {"multipliers": [1, 2, 2]},
+            Normal(dims=(1, 6, 8)),
+            "3 levels do not divide images of 6×8. Give at most 2 multipliers",
+        ),
+        (
+            {"multipliers": [1, 2, 2]},
+            Normal(dims=(1, 8, 10)),
+            "3 levels do not divide images of 8×10. Give at most 2 multipliers",
+        ),
+        ({"multipliers": [1, 2, 2, 2]}, Normal(dims=(1, 28, 28)), "28×28. Give at most 3 multipliers, .* resolution"),
+        ({"multipliers": [1, 2]}, Normal(dims=(1, 7, 7)), "Give at most 1 multipliers"),
         ({"channels": 12}, Normal(dims=(1, 8, 8)), "channels = 12 must be a multiple of 8"),
     ],
 )
@@ -96,6 +107,22 @@ def test_unet_says_what_it_cannot(parameters: dict, data: Data, message: str) ->
     with pytest.raises(UserError, match=message):
         unet(**parameters).check(RECTIFIED, INDEPENDENT, NORMAL, data)
     unet().check(RECTIFIED, INDEPENDENT, NORMAL, Normal(dims=(3, 8, 12)))
+
+
+@pytest.mark.parametrize(("model", "layers"), [({"name": "unet", "attention": [4]}, 13), ({"name": "transformer"}, 6)])
+def test_networks_of_images_begin_at_zero(model: dict, layers: int) -> None:
+    """As published: each block's last layer (Ho 2020) or adaptive norm (DiT) and the last of all; what is known adds to that."""
+    network = MODELS.build(model).network((1, 8, 8), [0])
+    assert not network(torch.rand(3), normal(3, 1, 8, 8)).any()
+    asleep = [name for name, p in network.named_parameters() if name.endswith("weight") and not p.any()]
+    assert len(asleep) == layers
+
+
+def test_the_published_unet_is_that_of_torchcfm() -> None:
+    """torchcfm 1.0.7's for CIFAR-10, built and counted: its parameters, and its layers that begin at zero."""
+    network = MODELS.build(dict(RECIPES["torchcfm"].model)).network((3, 32, 32), [0])
+    assert sum(p.numel() for p in network.parameters()) == 35_746_307
+    assert sum(name.endswith("weight") and not p.any().item() for name, p in network.named_parameters()) == 29
 
 
 def test_unets_are_not_stacked() -> None:

@@ -25,6 +25,7 @@ from fmbench.stages.flow import FlowSpec, NetworkField, Pairs, TrainSettings, pa
 from fmbench.stages.train import Trained, seeds_at_once, train
 
 UNET = {"name": "unet", "channels": 8, "dropout": 0.2}
+SLOW = "all that images ask for"
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "odd width, alone": {"model": {"name": "mlp", "width": 7, "depth": 2}},
@@ -36,8 +37,21 @@ CASES: dict[str, dict[str, Any]] = {
     "bfloat16": {"precision": "bfloat16"},
     "linear, no ramp": {"schedule": "linear", "warmup": 1000, "ema_ramp": None},
     "unet with dropout": {"data": "digits", "model": UNET, "batch": 4, "samples": 24},
+    SLOW: {
+        "data": "digits",
+        "model": {**UNET, "attention": [4], "conditional": True, "label_dropout": 0.3},
+        "path": "ve",
+        "coupling": "label-ot",
+        "precision": "bfloat16",
+        "batch": 512,  # prepared on threads, beside the training
+        "samples": 512 * 4,
+        "schedule": "cosine",
+        "warmup": 1024,
+    },
 }
-every_case = pytest.mark.parametrize("case", CASES)
+every_case = pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if case == SLOW else []) for case in CASES]
+)
 
 
 def only(outcomes: list[Trained | Diverged]) -> Trained:
@@ -66,7 +80,7 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[training.State]]:
 def test_company_changes_nothing(case: str) -> None:
     seeds = [3, 0, 1]
     specs = [flow(**CASES[case], seed=seed) for seed in seeds]
-    if case in ("odd batch, alone", "unet with dropout", "bfloat16"):
+    if case in ("odd batch, alone", "unet with dropout", "bfloat16", SLOW):
         assert seeds_at_once(specs[0]) == 1
         with pytest.raises(ValueError, match="one by one"):
             train(specs)
