@@ -24,7 +24,7 @@ from fmbench.paired import read
 from fmbench.plan import make_plan
 from fmbench.randomness import stream
 from fmbench.results import Results
-from fmbench.stages import sample
+from fmbench.stages import pairs
 from fmbench.suite import parse
 from fmbench.table import REUSED, SPREAD
 
@@ -406,7 +406,7 @@ def test_a_flow_evaluated_on_its_own_training_pairs_proves_nothing(
 
     assert "fresh z0" not in guards("fresh")
     monkeypatch.setenv("FMBENCH_CACHE", os.environ["FMBENCH_CACHE"] + "-again")
-    monkeypatch.setattr(sample, "stream", lambda draw, start, stop, *names: stream(draw, start, stop, "noise", 0))
+    monkeypatch.setattr(pairs, "stream", lambda draw, start, stop, *names: stream(draw, start, stop, "noise", 0))
     assert guards("reused") == ["fresh z0"] * len(claims)
 
 

@@ -219,15 +219,15 @@ def test_a_reference_that_diverges_costs_only_what_is_read_from_it(
     tiny: Tiny, measured: Measured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A velocity that leaves the finite numbers between the times that Euler's few steps ask for."""
-    from fmbench.execute import jobs
+    from fmbench.execute import reading
 
-    real = jobs.velocity_field
+    real = reading.velocity_field
 
     def with_a_gap(*args: Any) -> Any:
         field = real(*args)
         return lambda t, x: field(t, x) + torch.where((t > 0.2) & (t < 0.3), torch.nan, 0.0).reshape(-1, 1)
 
-    monkeypatch.setattr(jobs, "velocity_field", with_a_gap)
+    monkeypatch.setattr(reading, "velocity_field", with_a_gap)
     solvers = [{"name": "euler", "nfe": [1, 2]}, {"name": "midpoint", "nfe": 4}]
     suite = tiny(flow__seed=0, sample__solvers=solvers)
     table = measured(suite)
