@@ -90,7 +90,8 @@ def over_minibatches(values: Sequence[float], n: int) -> Estimate:
 class _TrainedCost(Convex, CouplingMetric):
     """Base of E c(x1 − x0) of the pairs that training sees; of a reflow round, of its fixed pairs.
 
-    A flow trained on the pairs has E c(Z1 − Z0) of at most this, for every convex c. Over `n` pairs, rounded up to whole
+    A flow trained on the pairs has E c(Z1 − Z0) of at most this, for every convex c, where it starts at x0: paths that start
+    at σ_0 x0 (ve) are longer. Over `n` pairs, rounded up to whole
     minibatches, or all that a reflow round has.
     """
 

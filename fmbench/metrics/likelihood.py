@@ -74,11 +74,13 @@ class NLL(Metric):
         """The log densities behind the mean, in the order of the held-out samples.
 
         Raises:
-            Skip: the flow's velocity or the density of its source is not known.
+            Skip: the flow's velocity or the density of its source is not known, or the flow ends in points.
         """
         velocity, source = evidence.velocity, evidence.source_log_density
         if velocity is None or source is None:
-            raise Skip(f"{self.name} needs the flow's velocity and the density of its source")
+            raise Skip(
+                f"{self.name} needs a velocity, the density of its source, and a flow that does not end in single points"
+            )
         x = self.points(evidence).to(evidence.generated.device)
         steps = self.steps or evidence.reference_steps
         grid = evidence.reference_grid or (lambda k: torch.linspace(0, evidence.end_time, k + 1, dtype=torch.float64))

@@ -45,6 +45,7 @@ class Model(Component):
 
     trained: ClassVar[bool] = True
     exact: ClassVar[bool] = False  # its field is the true marginal velocity
+    dense: ClassVar[bool] = True  # what it makes has a density
     given: ClassVar[bool] = False  # there are samples alone, and no field: see `samples`
 
     def stack(self) -> int:

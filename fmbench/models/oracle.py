@@ -55,10 +55,11 @@ class Oracle(_Exact):
 class Empirical(_Exact):
     """The exact velocity of a finite data set's training split: what training with endless capacity would learn.
 
-    Its flow generates the training samples themselves. A call costs a pass over the whole split.
+    Its flow generates the training samples themselves, so it has no density. A call costs a pass over the whole split.
     """
 
     name = "empirical"
+    dense = False
 
     def field(self, path: Path, coupling: Coupling, source: Data, data: Data) -> Field:
         if data.size("train") is None or source.name != "normal" or coupling.name != "independent":

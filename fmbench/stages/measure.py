@@ -131,7 +131,7 @@ def evidence(
         velocity=Velocity(unlabelled(flow, field), path=flow.path),
         conditional=None if flow.classes is None else partial(_conditional, field, cell.guidance),
         oracle=None if oracle is None else unlabelled(flow, oracle),
-        source_log_density=start_log_density(flow),
+        source_log_density=start_log_density(flow) if flow.model.dense else None,
         end_time=flow.path.end_time,
         distilled=flow.distilled,
         reference_steps=steps,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from gaussian_flow import GaussianFlow
@@ -235,3 +238,13 @@ def test_many_dimensions_are_estimated_and_exact_when_asked() -> None:
     assert exact.likelihood(evidence).vjps == 16 * 65
     # the Jacobian is diagonal: e·J e = tr J for every Rademacher probe
     assert guess.measure(evidence).value == pytest.approx(exact.measure(evidence).value, rel=1e-6)
+
+
+def test_a_flow_that_ends_in_points_has_no_density(
+    tiny: Callable[..., dict[str, Any]], measured: Callable[..., pd.DataFrame]
+) -> None:
+    cell = {"n": 4, "reference": {"tolerance": 1.0, "max_steps": 32}, "solvers": [{"name": "euler", "nfe": 1}]}
+    table = measured(tiny(data="digits", flow={"model": "empirical"}, sample=cell, metrics=["nll", "bits_per_dim"]))
+    flow = table[table["model"] == "empirical"]
+    assert set(flow["status"]) == {"skipped"}
+    assert flow["reason"].str.contains("end in single points").all()
