@@ -125,7 +125,7 @@ class Metric(Component):
     unit: ClassVar[str]
     higher_is_better: ClassVar[bool | None] = False
     scope: ClassVar[Literal["samples", "flow", "coupling"]]
-    source: ClassVar[str]  # paper and equation
+    source: ClassVar[str] = ""  # paper and equation
     asks_teacher: ClassVar[bool] = False  # needs `Evidence.teacher`; asked of students, too, at their own calls
 
     def label(self) -> str:
