@@ -16,7 +16,7 @@ from .errors import UserError, unknown
 from .fields import label_of, name_of
 from .flow import predictions
 from .flow.losses import Loss
-from .flow.paths import Path, derivative_gap
+from .flow.paths import Path, Schedule, derivative_gap
 from .flow.times import TIMES
 from .identity import Spec
 from .metrics.base import Metric
@@ -297,11 +297,15 @@ def _with_loss(train: TrainSettings, loss: Loss | None) -> TrainSettings:
 def _check(flow: FlowSpec) -> None:
     """What no key alone can tell: whether the parts of a flow fit together."""
     try:
-        flow.path.schedule(torch.zeros((), dtype=torch.float64))
+        schedule = flow.path.schedule(torch.zeros((), dtype=torch.float64))
     except NotImplementedError:
         raise UserError(
             f"path '{flow.path.name}' has no schedule: implement schedule(t), or alpha(t) and sigma(t) of a UserPath"
         ) from None
+    if not isinstance(schedule, Schedule):
+        raise UserError(
+            f"path '{flow.path.name}': schedule(t) returns {type(schedule).__name__}, not a Schedule(α, σ, α̇, σ̇)"
+        )
     if flow.path.sound and (gap := derivative_gap(flow.path, 1e-3)) > WRONG_SLOPE:
         raise UserError(
             f"path '{flow.path.label()}': its derivatives are not those of its α and σ: they differ from differences by "
