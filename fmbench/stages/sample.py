@@ -17,6 +17,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ..data.base import Data, labels_of
+from ..errors import UserError
 from ..flow.guidance import calls
 from ..flow.paths import Path
 from ..flow.velocity import Field, Velocity, require_finite
@@ -230,6 +231,11 @@ def _sample(spec: SampleSpec, field: Field, size: int, device: str, span: range)
 
     with PeakMemory(device) as memory:
         parts, nfe, ledger, took = solve()
+    if spec.grid and spec.steps and nfe != (wanted := spec.solver.calls_for(spec.steps, spec.guidance)):
+        raise UserError(
+            f"solver '{spec.solver.name}' makes {nfe:g} network calls in {spec.steps} steps, and declares {wanted}: "
+            "mend its calls_per_step and extra_calls"
+        )
     seconds = [took]
     while len(seconds) < 3 and sum(seconds) < SHORT:
         seconds.append(solve()[3])

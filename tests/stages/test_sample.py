@@ -127,6 +127,13 @@ def test_calls_and_steps_are_those_of_the_network(name: str, monkeypatch: pytest
     assert max(calls) <= 128
 
 
+def test_a_solver_that_calls_more_or_less_than_it_declares_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = sample_spec("euler", 4)
+    monkeypatch.setattr(type(spec.solver), "calls_per_step", 2)
+    with pytest.raises(UserError, match="solver 'euler' makes 4 network calls in 4 steps, and declares 8"):
+        sample(spec, velocity_field(spec.flow, None))
+
+
 def test_short_solves_are_timed_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "SHORT", 1e9)
     short = sample(sample_spec(), Network()).resources.seconds
