@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -131,6 +132,15 @@ def test_a_solver_that_calls_more_or_less_than_it_declares_is_refused(monkeypatc
     spec = sample_spec("euler", 4)
     monkeypatch.setattr(type(spec.solver), "calls_per_step", 2)
     with pytest.raises(UserError, match="solver 'euler' makes 4 network calls in 4 steps, and declares 8"):
+        sample(spec, velocity_field(spec.flow, None))
+
+
+@pytest.mark.parametrize("cut", [lambda found: found.x, lambda found: replace(found, x=found.x[:3])])
+def test_a_solver_must_give_all_its_samples(cut: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = sample_spec("euler", 4)
+    whole = type(spec.solver).integrate
+    monkeypatch.setattr(type(spec.solver), "integrate", lambda *given: cut(whole(*given)))
+    with pytest.raises(UserError, match=r"solver 'euler': integrate gives .*, not a Solution of shape \(128, "):
         sample(spec, velocity_field(spec.flow, None))
 
 
