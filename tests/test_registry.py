@@ -169,8 +169,8 @@ def test_an_entry_point_that_takes_a_name_is_refused_every_time(monkeypatch: pyt
 
 def test_what_a_class_must_say_of_itself_is_asked_for_at_once() -> None:
     from fmbench.claims import Pairwise
-    from fmbench.flow import PATHS, Path
-    from fmbench.solvers import SOLVERS
+    from fmbench.flow import Path
+    from fmbench.metrics.base import Metric
     from fmbench.solvers.tableaux import RungeKutta
 
     class Nameless(Path):
@@ -194,6 +194,11 @@ def test_what_a_class_must_say_of_itself_is_asked_for_at_once() -> None:
         PATHS.register(Nameless)
     with pytest.raises(UserError, match="solver 'tableless' lacks calls_per_step, order, tableau"):
         SOLVERS.register(Tableless)
+    with pytest.raises(UserError, match="metric Astray: scope = 'sample': valid are samples, flow, coupling"):
+
+        class Astray(Metric):
+            scope = "sample"  # type: ignore[assignment]
+
     claims: Registry[Any] = Registry("claim", {})
     with pytest.raises(UserError, match="claim 'sideless' lacks at, metric, than"):
         claims.register(Sideless)
