@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .budgets import Budget
+from .data.base import check_draws
 from .errors import UserError, unknown
 from .fields import label_of, name_of
 from .flow import predictions
@@ -104,6 +105,7 @@ def make_plan(suite: Suite, only: Sequence[str] = ()) -> Plan:
 
 
 def _task_cells(suite: Suite, task: Task) -> list[Cell]:
+    check_draws(task.data)
     flows = [flow for flow in _flows(suite, task) if not flow.model.given]
     if suite.sample.guidance != [1] and all(flow.classes is None for flow in flows):
         raise UserError(
