@@ -160,6 +160,12 @@ def test_the_main_chart_as_a_file(folder: Path, tmp_path: Path, kind: str) -> No
         charts.save_chart(Results.load(folder), tmp_path / f"chart.{kind}x")
 
 
+def test_devices_are_told_in_words(make: Callable[..., Path]) -> None:
+    results = Results.load(make())
+    results.manifest["hardware"] = {"cpu": "Abacus", "devices": ["cpu", "cpu"]}
+    assert "cpu Abacus, devices 2 × cpu" in render_page([results])
+
+
 def test_a_png_stands_on_white(folder: Path, tmp_path: Path) -> None:
     # On nothing, the renderer makes every translucent band grey.
     with Image.open(charts.save_chart(Results.load(folder), tmp_path / "chart.png")) as picture:
