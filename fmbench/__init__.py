@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .results import Results
 
 
+def __dir__() -> list[str]:  # what `fmbench.<tab>` offers
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     # Imported when first used: `fmbench --help` must not wait for torch.
     if name == "run":

@@ -7,7 +7,7 @@ import datetime
 import os
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +69,7 @@ def outline(
     plugins: Sequence[str] = (),
 ) -> Outline:
     """The plan of a suite compared with the cache; nothing is computed or written. Arguments as in `run`."""
+    _check_lists(set=set, only=only, plugins=plugins)
     load_plugins(plugins)
     devices_for(device, workers, ray, devices_per_flow)
     plan = make_plan(_suite(suite, set), only)
@@ -114,6 +115,7 @@ def run(
     """
     if log not in (None, TensorBoard.name):
         raise unknown("log", log, [TensorBoard.name])
+    _check_lists(set=set, only=only, plugins=plugins)
     load_plugins(plugins)
     wanted = _suite(suite, set)
     for part in [part for task in wanted.problems() for part in (task.data, task.source)]:
@@ -128,6 +130,7 @@ def run(
         store.ready()  # found by the first job, it would be told seconds later, and beside an empty folder
     folder = ResultFolder(Path("results") / plan.suite.suite if out is None else named(out))
     with folder.locked():
+        _refuse_anothers(folder, plan.suite.suite)
         watcher.planned(plan, work, used)
         last = time.monotonic()
         board = None if log is None else TensorBoard(folder.directory / log, plan)
@@ -197,6 +200,24 @@ def run(
 
             write_page([results], folder.directory / "report.html")
     return results
+
+
+def _check_lists(**arguments: Any) -> None:
+    """Raises `UserError` for one text, or a mapping, where a list is meant: each letter would be taken for an entry."""
+    for name, given in arguments.items():
+        if isinstance(given, (str, Mapping)):
+            raise UserError(f"{name} = {given!r}: a list of texts, such as set=['flow.seed=[0,1]']")
+
+
+def _refuse_anothers(folder: ResultFolder, suite: str) -> None:
+    """Raises `UserError` where the folder holds the results of a suite of another name, which a run would replace."""
+    held = folder.read_json("manifest.json")
+    name = held["suite"].get("suite") if isinstance(held, dict) and isinstance(held.get("suite"), dict) else None
+    if name not in (None, suite):
+        raise UserError(
+            f"{folder.directory} holds the results of suite '{name}': choose another folder for '{suite}' (--out), or "
+            "remove that one"
+        )
 
 
 @contextlib.contextmanager

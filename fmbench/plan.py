@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from .budgets import Budget
+from .data.base import check_draws
 from .errors import UserError, unknown
 from .fields import label_of, name_of
 from .flow import predictions
 from .flow.losses import Loss
-from .flow.paths import Path, derivative_gap
+from .flow.paths import Path, Schedule, derivative_gap
 from .flow.times import TIMES
 from .identity import Spec
 from .metrics.base import Metric
@@ -104,6 +105,7 @@ def make_plan(suite: Suite, only: Sequence[str] = ()) -> Plan:
 
 
 def _task_cells(suite: Suite, task: Task) -> list[Cell]:
+    check_draws(task.data)
     flows = [flow for flow in _flows(suite, task) if not flow.model.given]
     if suite.sample.guidance != [1] and all(flow.classes is None for flow in flows):
         raise UserError(
@@ -297,11 +299,15 @@ def _with_loss(train: TrainSettings, loss: Loss | None) -> TrainSettings:
 def _check(flow: FlowSpec) -> None:
     """What no key alone can tell: whether the parts of a flow fit together."""
     try:
-        flow.path.schedule(torch.zeros((), dtype=torch.float64))
+        schedule = flow.path.schedule(torch.zeros((), dtype=torch.float64))
     except NotImplementedError:
         raise UserError(
             f"path '{flow.path.name}' has no schedule: implement schedule(t), or alpha(t) and sigma(t) of a UserPath"
         ) from None
+    if not isinstance(schedule, Schedule):
+        raise UserError(
+            f"path '{flow.path.name}': schedule(t) returns {type(schedule).__name__}, not a Schedule(α, σ, α̇, σ̇)"
+        )
     if flow.path.sound and (gap := derivative_gap(flow.path, 1e-3)) > WRONG_SLOPE:
         raise UserError(
             f"path '{flow.path.label()}': its derivatives are not those of its α and σ: they differ from differences by "

@@ -93,6 +93,10 @@ class Registry(Generic[T]):
             )
         if self._where.get(name, place) != place:
             raise UserError(f"{self.kind} '{name}' is registered twice: by {self._where[name]} and by {place}")
+        if lacking := sorted(field for field in component.__class_vars__ if not hasattr(component, field)):
+            raise UserError(
+                f"{self.kind} '{name}' lacks {', '.join(lacking)}: write {lacking[0]} = … into the class {place}"
+            )
         self._where[name] = place
         self._loaded[name] = component
         return component

@@ -32,10 +32,13 @@ class _StrictLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         if isinstance(node, yaml.MappingNode):  # else the base class says what is wrong
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice", node.start_mark)
+            keys: list[Any] = []  # a key may be unhashable: the base class says so
+            for place, _ in node.value:
+                if place.tag.endswith(":merge"):
+                    continue
+                if (key := self.construct_object(place, deep=True)) in keys:
+                    raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice", place.start_mark)
+                keys.append(key)
         return super().construct_mapping(node, deep)
 
 

@@ -183,8 +183,23 @@ def test_arguments(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         fmbench.run(parse(suite), set=["flow.seed=0"])
     with pytest.raises(UserError, match="unknown suite"):
         fmbench.run("moons-sweep")
+    with pytest.raises(UserError, match=r"set = 'flow\.seed=0': a list of texts"):
+        fmbench.run(suite, set="flow.seed=0")
+    with pytest.raises(UserError, match=r"only = .*: a list of texts"):
+        fmbench.run(suite, only={"metric": "nfe"})  # type: ignore[arg-type]
     with pytest.raises(UserError, match="key 'flow' is missing"):
         fmbench.run({"suite": "x"})
+
+
+def test_the_results_of_another_suite_are_not_replaced(results: fmbench.Results, tiny: Tiny) -> None:
+    before = (results.directory / "results.csv").read_bytes()  # type: ignore[operator]
+    with pytest.raises(UserError, match="holds the results of suite 'tiny': choose another folder for 'other'"):
+        fmbench.run(tiny(suite="other"), out=results.directory, workers=1)
+    assert (results.directory / "results.csv").read_bytes() == before  # type: ignore[operator]
+
+
+def test_a_notebook_is_offered_what_there_is() -> None:
+    assert {"Results", "evaluate", "run"} <= {*dir(fmbench)}
 
 
 def test_a_path_object_names_a_suite(tiny_file: Callable[..., Path], tmp_path: Path) -> None:

@@ -362,6 +362,22 @@ def test_filters_that_name_nothing(tiny: Tiny, rules: list[str], words: list[str
     assert [word for word in words if word not in str(caught.value)] == [], caught.value
 
 
+def test_a_path_whose_schedule_is_none_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fmbench.flow import PATHS, Path
+
+    class Plain(Path):
+        name = "plain"
+        method = "?"
+
+        def schedule(self, t: Any) -> Any:
+            return t, 1 - t, 1 + 0 * t, -1 + 0 * t
+
+    monkeypatch.setitem(PATHS._where, "plain", "here")
+    monkeypatch.setitem(PATHS._loaded, "plain", Plain)
+    with pytest.raises(UserError, match=r"path 'plain': schedule\(t\) returns tuple, not a Schedule"):
+        planned(tiny(flow__path="plain"))
+
+
 def test_a_path_without_a_schedule_is_refused_before_anything_runs(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     from fmbench.flow import PATHS, Path
 

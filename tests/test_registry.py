@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.metadata import EntryPoint
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -165,3 +165,41 @@ def test_an_entry_point_that_takes_a_name_is_refused_every_time(monkeypatch: pyt
     for _ in range(2):
         with pytest.raises(UserError, match=r"fruit 'apple' is registered twice: by .*:Apple and by orchard:Other"):
             found.names()
+
+
+def test_what_a_class_must_say_of_itself_is_asked_for_at_once() -> None:
+    from fmbench.claims import Pairwise
+    from fmbench.flow import Path
+    from fmbench.metrics.base import Metric
+    from fmbench.solvers.tableaux import RungeKutta
+
+    class Nameless(Path):
+        name = "nameless"
+
+    class Tableless(RungeKutta):
+        name = "tableless"
+
+    class Cheaper(Pairwise):
+        """This is cheaper than that."""
+
+        name = "cheaper-than-that"
+        metric = "transport_cost"
+        at: ClassVar = {"coupling": "this"}
+        than: ClassVar = {"coupling": "that"}
+
+    class Sideless(Pairwise):
+        name = "sideless"
+
+    with pytest.raises(UserError, match=r"path 'nameless' lacks method: write method = … into the class .*Nameless"):
+        PATHS.register(Nameless)
+    with pytest.raises(UserError, match="solver 'tableless' lacks calls_per_step, order, tableau"):
+        SOLVERS.register(Tableless)
+    with pytest.raises(UserError, match="metric Astray: scope = 'sample': valid are samples, flow, coupling"):
+
+        class Astray(Metric):
+            scope = "sample"  # type: ignore[assignment]
+
+    claims: Registry[Any] = Registry("claim", {})
+    with pytest.raises(UserError, match="claim 'sideless' lacks at, metric, than"):
+        claims.register(Sideless)
+    assert claims.register(Cheaper)().needs() == ["transport_cost"]

@@ -202,6 +202,7 @@ def test_a_mistake_names_its_key_and_what_is_valid(tiny: Tiny, override: str, wo
         ("suite: größe".encode("latin-1"), ["not a text file"]),
         (b"suite: a\nsuite: b\n", ["'suite' stands twice"]),
         (b"flow: {path: ve, path: rectified}", ["'path' stands twice"]),
+        (b"suite: a\ndata: moons\nsuite: b\n", ["line 3, column 1"]),
         (b"a: " + b"[" * 5000, ["no valid YAML"]),
         (b"a: 1\n---\nb: 2\n", ["no valid YAML"]),
         (b"a: !!python/object/apply:os.system [ls]", ["no valid YAML"]),

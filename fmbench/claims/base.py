@@ -63,8 +63,8 @@ class Claim(Component):
     above; `alpha` bounds the chance of either mistake.
     """
 
-    source: ClassVar[str]  # paper and equation
-    metrics: ClassVar[tuple[str, ...]]
+    source: ClassVar[str] = ""  # paper and equation
+    metrics: ClassVar[tuple[str, ...]] = ()
     axes: ClassVar[tuple[Side, ...]] = ()  # a suite without a row on each of these sides cannot test it
     effect: ClassVar[str] = "left − right"  # what is estimated, in each comparison
     rule: ClassVar[str] = "effect ≤ margin"  # what is to be shown of it
@@ -118,7 +118,7 @@ class Pairwise(Claim):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if hasattr(cls, "at") and hasattr(cls, "than"):
+        if all(hasattr(cls, given) for given in ("metric", "at", "than")):
             cls.axes = vars(cls).get("axes", (cls.at, cls.than))
             cls.effect = vars(cls).get("effect", f"{cls.metric} at {words(cls.at)} − at {words(cls.than)}")
 

@@ -28,7 +28,7 @@ class Data(Component):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
-        raise NotImplementedError
+        raise UserError(f"data set '{self.name}' has no shape: implement the property shape, that of one sample")
 
     @property
     def classes(self) -> int | None:
@@ -99,6 +99,24 @@ def labels_of(data: Data, n: int, rng: torch.Generator) -> Tensor:
     if label is None:
         raise UserError(f"data set '{data.name}' has no labels")
     return label
+
+
+def check_draws(data: Data) -> None:
+    """Raises `UserError` where an endless data set's draws are not what `Data.draw` says: told before anything runs."""
+    if isinstance(data, FiniteData):
+        return
+    drawn = data.draw(2, generator("data", "check", 0))
+    if not isinstance(drawn, tuple) or len(drawn) != 2:
+        raise UserError(
+            f"data set '{data.name}': draw gives {type(drawn).__name__}, not a pair of samples and their labels, or None"
+        )
+    x = drawn[0]
+    if x.shape != (2, *data.shape):
+        raise UserError(
+            f"data set '{data.name}': two draws have shape {tuple(x.shape)}, and its shape says {(2, *data.shape)}"
+        )
+    if not x.isfinite().all():
+        raise UserError(f"data set '{data.name}': its draws are not finite numbers")
 
 
 class FiniteData(Data):

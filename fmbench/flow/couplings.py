@@ -47,6 +47,20 @@ class Coupling(Component):
         return self.pair(x0, x1, rng)
 
 
+def indices(
+    coupling: Coupling, x0: Tensor, x1: Tensor, label: Tensor | None, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """What `pair_labelled` gives, or a `UserError` where that is not two index tensors of `(B,)`."""
+    found = coupling.pair_labelled(x0, x1, label, rng)
+    if not isinstance(found, tuple) or [getattr(index, "shape", None) for index in found] != [x0.shape[:1]] * 2:
+        given = [tuple(getattr(index, "shape", ())) for index in found] if isinstance(found, tuple) else type(found)
+        raise UserError(
+            f"coupling '{coupling.name}': pair gives {getattr(given, '__name__', given)} for a minibatch of {len(x0)}, "
+            f"not two index tensors (i, j) of shape ({len(x0)},)"
+        )
+    return found
+
+
 def taken(x: Tensor, index: Tensor) -> Tensor:
     """x[index] along the first axis; x itself where that is x: of images, copying is a share of the whole step."""
     if len(index) == len(x) and torch.equal(index, torch.arange(len(x), device=index.device)):

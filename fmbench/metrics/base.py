@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
 from ..data.base import Data, Split
-from ..errors import Skip
+from ..errors import Skip, UserError
 from ..flow.couplings import Coupling
 from ..flow.paths import Path
 from ..registry import Component
@@ -125,8 +125,13 @@ class Metric(Component):
     unit: ClassVar[str]
     higher_is_better: ClassVar[bool | None] = False
     scope: ClassVar[Literal["samples", "flow", "coupling"]]
-    source: ClassVar[str]  # paper and equation
+    source: ClassVar[str] = ""  # paper and equation
     asks_teacher: ClassVar[bool] = False  # needs `Evidence.teacher`; asked of students, too, at their own calls
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        if getattr(cls, "scope", "flow") not in (scopes := ("samples", "flow", "coupling")):
+            raise UserError(f"metric {cls.__name__}: scope = {cls.scope!r}: valid are {', '.join(scopes)}")
 
     def label(self) -> str:
         """The name with its parameters, less n: the table has a column for that."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..data.base import Data
 from ..errors import Skip
-from ..flow.couplings import Coupling
+from ..flow.couplings import Coupling, indices
 from ..randomness import generator
 from ..statistics import Estimate, mean
 from . import truth
@@ -43,7 +43,7 @@ class Minibatch:
         rng = generator("coupled", seed, k)
         x1, label = data.draw(size, rng)
         x0, _ = source.draw(size, rng)
-        return cls(x0, x1, label, *coupling.pair_labelled(x0, x1, label, rng))
+        return cls(x0, x1, label, *indices(coupling, x0, x1, label, rng))
 
     @property
     def pairs(self) -> tuple[Tensor, Tensor]:

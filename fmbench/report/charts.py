@@ -245,6 +245,8 @@ def save_chart(results: Results, path: str | Path) -> Path:
     if kind not in FORMATS:
         raise unknown("chart format", path.suffix or path.name, FORMATS, remedy="Name a file such as chart.pdf.")
     spec = main_chart(results)
+    if kind == "png":  # the renderer of a PNG greys bands that stand on nothing
+        spec = spec | {"background": "white"}
     convert: Any = getattr(vl_convert, f"vegalite_to_{kind}")
     drawn = convert(spec, vl_version=VEGA_LITE, **({"scale": 2} if kind == "png" else {}))
     write_atomically(path, drawn.encode() if isinstance(drawn, str) else drawn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -143,6 +144,13 @@ def _figure(title: str, chart: charts.Spec) -> Figure:
     return Figure(title, Markup(spec.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")))
 
 
+def _plain(value: Any) -> str:
+    """A fact as text; of a list its entries, those that repeat counted: 2 × cpu."""
+    if not isinstance(value, list):
+        return str(value)
+    return " + ".join(entry if n == 1 else f"{n} × {entry}" for entry, n in Counter(map(str, value)).items())
+
+
 def _facts(results: Results) -> list[tuple[str, str]]:
     """What a reader asks first of a result; what the manifest lacks is left out."""
     manifest, table = results.manifest, results.table
@@ -151,7 +159,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         "command": manifest.get("command"),
         "measured": str(manifest.get("finished") or "")[:10],
         "took": f"{manifest['seconds']:.0f} s" if isinstance(manifest.get("seconds"), (int, float)) else None,
-        "on": ", ".join(f"{key} {value}" for key, value in hardware.items() if value)
+        "on": ", ".join(f"{key} {_plain(value)}" for key, value in hardware.items() if value)
         if isinstance(hardware, dict)
         else hardware,
         "seeds": ", ".join(map(str, sorted(table["seed"].dropna().unique()))),

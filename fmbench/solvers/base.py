@@ -33,7 +33,7 @@ class Solver(Component):
     extra_calls: ClassVar[int] = 0  # what a whole solve of k steps calls beyond k · calls_per_step; may be negative
     first_same_as_last: ClassVar[bool] = False  # the last stage of a step is the first of the next, called once
     default_grid: ClassVar[str] = "uniform"  # of fixed-step solvers, where the suite names none
-    source: ClassVar[str]
+    source: ClassVar[str] = ""
 
     @property
     def depends_on_batch(self) -> bool:

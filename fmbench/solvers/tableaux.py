@@ -90,6 +90,8 @@ class RungeKutta(Solver):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        if not hasattr(cls, "tableau") or not hasattr(cls, "order"):
+            return  # a base, or a mistake that its registry tells
         reached, reused = cls.tableau.order, cls.tableau.first_same_as_last
         if min(cls.order, CHECKED) != reached:
             raise TypeError(f"solver '{cls.name}' declares order {cls.order}, its tableau has order {reached}")

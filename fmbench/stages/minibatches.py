@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..flow.couplings import Coupling, taken
+from ..flow.couplings import Coupling, indices, taken
 from ..models.base import NO_LABEL
 from ..randomness import generator
 from .flow import FlowSpec, Pairs, parametrisation
@@ -194,7 +194,7 @@ class _Block:
 
 
 def _paired(coupling: Coupling, x0: Tensor, x1: Tensor, label: Tensor | None, *names: str | int) -> Ends:
-    i, j = coupling.pair_labelled(x0, x1, label, generator(*names))
+    i, j = indices(coupling, x0, x1, label, generator(*names))
     return taken(x0, i), taken(x1, j), None if label is None else label[j]
 
 

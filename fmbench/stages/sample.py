@@ -17,13 +17,14 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ..data.base import Data, labels_of
+from ..errors import UserError
 from ..flow.guidance import calls
 from ..flow.paths import Path
 from ..flow.velocity import Field, Velocity, require_finite
 from ..identity import Spec
 from ..metrics.base import Geometry, Resources
 from ..randomness import stream
-from ..solvers.base import Solver
+from ..solvers.base import Solution, Solver
 from ..solvers.fourth_order import RK4
 from ..solvers.grids import Grid
 from .arithmetic import Precision, faster, products
@@ -220,6 +221,11 @@ def _sample(spec: SampleSpec, field: Field, size: int, device: str, span: range)
         for batch, label in batches:
             velocity = _velocity(spec, field, label)
             solution = spec.solver.integrate(velocity, batch, times.to(device))
+            if not isinstance(solution, Solution) or solution.x.shape != batch.shape:
+                given = tuple(solution.x.shape) if isinstance(solution, Solution) else type(solution).__name__
+                raise UserError(
+                    f"solver '{spec.solver.name}': integrate gives {given}, not a Solution of shape {tuple(batch.shape)}"
+                )
             parts.append(solution.x)
             calls += velocity.evaluations
             done = (solution.steps, solution.rejected, solution.startup * velocity.calls_per_evaluation)
@@ -230,6 +236,11 @@ def _sample(spec: SampleSpec, field: Field, size: int, device: str, span: range)
 
     with PeakMemory(device) as memory:
         parts, nfe, ledger, took = solve()
+    if spec.grid and spec.steps and nfe != (wanted := spec.solver.calls_for(spec.steps, spec.guidance)):
+        raise UserError(
+            f"solver '{spec.solver.name}' makes {nfe:g} network calls in {spec.steps} steps, and declares {wanted}: "
+            "mend its calls_per_step and extra_calls"
+        )
     seconds = [took]
     while len(seconds) < 3 and sum(seconds) < SHORT:
         seconds.append(solve()[3])

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..errors import Diverged
+from ..errors import Diverged, UserError
 from ..models.base import Network
 from ..randomness import seed_of
 from .arithmetic import cast, products
@@ -164,6 +164,11 @@ def train(
                         _own_randomness(device, "dropout", first.reflow, first.seed, step, *share.names)
                     )
                 predicted = called(t, inputs) if label is None else called(t, inputs, label)
+            if predicted.shape != targets.shape:  # they may broadcast, and another loss would be trained in silence
+                raise UserError(
+                    f"model '{first.model.name}': its network gives the shape {tuple(predicted.shape)} for x of shape "
+                    f"{tuple(inputs.shape)}: they must be equal"
+                )
             loss = settings.loss.of(predicted.float() - targets, settings.weight.at(reading, t))
             gradient = packed.backward(loss.sum(), share)
             if settings.clip is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pictures import stood_in
 
-from fmbench.data import DATA, Data
-from fmbench.data.base import FiniteData, Split
+from fmbench.data import DATA
+from fmbench.data.base import Data, FiniteData, Split, check_draws
 from fmbench.data.pictures import SPLITS, Pictures
 from fmbench.data.toys import GaussianMixture
 from fmbench.errors import UserError
@@ -204,3 +205,27 @@ def test_any_mixture_builds_from_its_spec(count: int, dim: int, std: float) -> N
     mixture = GaussianMixture(means=[[float(k)] * dim for k in range(count)], stds=[std] * count)
     assert DATA.build(mixture.spec()) == mixture
     assert mixture.draw(3, generator("a"))[0].shape == (3, dim)
+
+
+@pytest.mark.parametrize(
+    ("shape", "drawn", "words"),
+    [
+        ((2,), torch.zeros(2, 2), "draw gives Tensor, not a pair"),
+        ((3,), (torch.zeros(2, 2), None), r"two draws have shape \(2, 2\), and its shape says \(2, 3\)"),
+        ((2,), (torch.full((2, 2), math.nan), None), "not finite"),
+        (None, (torch.zeros(2, 2), None), "has no shape"),
+    ],
+)
+def test_draws_of_another_form_are_refused(shape: Any, drawn: Any, words: str) -> None:
+    class Wrong(Data):
+        name = "wrong"
+
+        @property
+        def shape(self) -> tuple[int, ...]:
+            return Data.shape.fget(self) if shape is None else shape  # type: ignore[attr-defined, no-any-return]
+
+        def draw(self, n: int, rng: torch.Generator) -> Any:
+            return drawn
+
+    with pytest.raises(UserError, match=f"data set 'wrong'.*{words}"):
+        check_draws(Wrong())

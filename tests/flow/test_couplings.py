@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import ot
@@ -17,9 +18,24 @@ from torch import Tensor
 from fmbench.data import DATA
 from fmbench.errors import Diverged, UserError
 from fmbench.flow import COUPLINGS, Coupling, assignment
-from fmbench.flow.couplings import LabelOT, MinibatchOT, cost
+from fmbench.flow.couplings import LabelOT, MinibatchOT, cost, indices
 
 ENGINES = ["auto", "pot", "lapjv"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [((torch.arange(5), torch.arange(8)), r"\[\(5,\), \(8,\)\]"), (torch.arange(8), "Tensor"), (None, "NoneType")],
+)
+def test_pairs_of_another_form_are_refused(given: Any, words: str) -> None:
+    class Wrong(Coupling):
+        name = "wrong"
+
+        def pair(self, x0: Tensor, x1: Tensor, rng: torch.Generator) -> Any:
+            return given
+
+    with pytest.raises(UserError, match=rf"coupling 'wrong': pair gives {words} for a minibatch of 8, not two index"):
+        indices(Wrong(), torch.zeros(8, 2), torch.zeros(8, 2), None, rng())
 
 
 def rng() -> torch.Generator:

@@ -11,6 +11,7 @@ import altair as alt
 import numpy as np
 import pytest
 from conftest import make_manifest, make_pictures, make_rows
+from PIL import Image
 
 from fmbench.errors import UserError
 from fmbench.report import charts, pictures
@@ -157,6 +158,18 @@ def test_the_main_chart_as_a_file(folder: Path, tmp_path: Path, kind: str) -> No
     assert path.stat().st_size > 5000
     with pytest.raises(UserError, match=f"Did you mean '{kind}'|chart format"):
         charts.save_chart(Results.load(folder), tmp_path / f"chart.{kind}x")
+
+
+def test_devices_are_told_in_words(make: Callable[..., Path]) -> None:
+    results = Results.load(make())
+    results.manifest["hardware"] = {"cpu": "Abacus", "devices": ["cpu", "cpu"]}
+    assert "cpu Abacus, devices 2 × cpu" in render_page([results])
+
+
+def test_a_png_stands_on_white(folder: Path, tmp_path: Path) -> None:
+    # On nothing, the renderer makes every translucent band grey.
+    with Image.open(charts.save_chart(Results.load(folder), tmp_path / "chart.png")) as picture:
+        assert picture.convert("RGBA").getpixel((0, 0)) == (255, 255, 255, 255)
 
 
 def test_the_main_chart_of_several_tasks(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -125,6 +126,22 @@ def test_calls_and_steps_are_those_of_the_network(name: str, monkeypatch: pytest
         trials = work.accepted + work.rejected
         assert outcome.resources.nfe == pytest.approx(work.startup + spec.solver.calls_per_step * trials)
     assert max(calls) <= 128
+
+
+def test_a_solver_that_calls_more_or_less_than_it_declares_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = sample_spec("euler", 4)
+    monkeypatch.setattr(type(spec.solver), "calls_per_step", 2)
+    with pytest.raises(UserError, match="solver 'euler' makes 4 network calls in 4 steps, and declares 8"):
+        sample(spec, velocity_field(spec.flow, None))
+
+
+@pytest.mark.parametrize("cut", [lambda found: found.x, lambda found: replace(found, x=found.x[:3])])
+def test_a_solver_must_give_all_its_samples(cut: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = sample_spec("euler", 4)
+    whole = type(spec.solver).integrate
+    monkeypatch.setattr(type(spec.solver), "integrate", lambda *given: cut(whole(*given)))
+    with pytest.raises(UserError, match=r"solver 'euler': integrate gives .*, not a Solution of shape \(128, "):
+        sample(spec, velocity_field(spec.flow, None))
 
 
 def test_short_solves_are_timed_three_times(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from toy_flows import flow
 
-from fmbench.errors import Diverged
+from fmbench.errors import Diverged, UserError
 from fmbench.flow import PATHS
 from fmbench.flow.predictions import Prediction
 from fmbench.flow.velocity import Velocity
@@ -335,3 +335,11 @@ def test_curves_are_told_as_they_are_kept() -> None:
     for i, outcome in enumerate(outcomes):
         assert isinstance(outcome, Trained)
         assert outcome.losses == [(n, losses[i]) for n, losses in seen]
+
+
+def test_a_network_of_another_shape_is_refused_though_it_broadcasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = type(MODELS.build("mlp").network((2,), [0]))
+    whole = network.forward
+    monkeypatch.setattr(network, "forward", lambda *given: whole(*given)[..., :1])
+    with pytest.raises(UserError, match=r"its network gives the shape .* for x of shape .*: they must"):
+        train([flow(**CASES[next(iter(CASES))])])
