@@ -236,7 +236,7 @@ def _sample(spec: SampleSpec, field: Field, size: int, device: str, span: range)
 
     with PeakMemory(device) as memory:
         parts, nfe, ledger, took = solve()
-    if spec.grid and spec.steps and nfe != (wanted := spec.solver.calls_for(spec.steps, spec.guidance)):
+    if not spec.solver.adaptive and spec.steps and nfe != (wanted := spec.solver.calls_for(spec.steps, spec.guidance)):
         raise UserError(
             f"solver '{spec.solver.name}' makes {nfe:g} network calls in {spec.steps} steps, and declares {wanted}: "
             "mend its calls_per_step and extra_calls"
