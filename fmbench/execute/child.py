@@ -27,6 +27,10 @@ OWN_COMPONENTS = (
 Tell = Callable[[str, Any], None]  # a message: its kind and its content
 
 
+class NotShared(UserError):
+    """A job names what another process cannot know. It ends the run: that process hears nothing more."""
+
+
 class Child:
     """The parent's side. The first thing sent is a greeting: a mapping with the `plugins` that the child must know."""
 
@@ -52,7 +56,7 @@ class Child:
         try:
             content = pickle.dumps(item)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise UserError(f"a job cannot be sent to a worker process ({error}). {OWN_COMPONENTS}") from None
+            raise NotShared(f"a job cannot be sent to a worker process ({error}). {OWN_COMPONENTS}") from None
         with contextlib.suppress(BrokenPipeError):  # its death is told by _listen
             self.process.stdin.write(content)
             self.process.stdin.flush()

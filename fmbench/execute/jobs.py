@@ -23,6 +23,7 @@ from ..stages.pairs import halves
 from ..stages.sample import Reference, ReferenceSpec, Sampled, SampleSpec, fineness, reference, sample
 from ..stages.train import State, train
 from ..store import Store, WriteError
+from .child import NotShared
 from .outcomes import Lost, Outcome, failure, valued
 from .ranks import Ranks
 from .reading import called_from_cpu, field_of, geometry_of, pairs_of
@@ -136,7 +137,8 @@ class Bench:
     fresh: tuple[str, torch.Tensor] | None = field(default=None, init=False)  # the samples at hand, by their key
 
     def run(self, job: Job) -> dict[str, Outcome]:
-        """The outcome of every key that the job provides. Only a refused write escapes as an exception."""
+        """The outcome of every key that the job provides. Only what ends the run escapes: a refused write, and what
+        another process cannot know."""
         with products("float32", self.device):  # unless a stage says otherwise
             return self._run(job)
 
@@ -176,7 +178,7 @@ class Bench:
                         progress=lambda samples: self.progress("trained", samples),
                         curves=partial(self._curves, group),
                     )
-                except WriteError:
+                except (WriteError, NotShared):
                     raise
                 except Exception as error:
                     outcomes |= {flow.key: failure(error) for flow in group}
@@ -324,7 +326,7 @@ class Bench:
     def _attempt(self, work: Callable[[], Outcome]) -> Outcome:
         try:
             return work()
-        except WriteError:
+        except (WriteError, NotShared):
             raise
         except Exception as error:
             return failure(error)

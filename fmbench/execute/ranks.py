@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch.distributed import TCPStore
 
-from ..errors import Diverged, UserError
+from ..errors import Diverged
 from ..stages.arithmetic import products
 from ..stages.flow import FlowSpec, Pairs
 from ..stages.share import Parted, Share
 from ..stages.train import State, Trained, train
-from .child import Child, connected, portable
+from .child import Child, NotShared, connected, portable
 
 TICK = 0.2  # seconds between looks up while nothing is heard: an interrupted thread must notice
 PATIENCE = 10.0  # seconds that a rank without the others leaves them to say why
@@ -58,7 +58,8 @@ class Ranks:
         """As `stages.train.train`.
 
         Raises:
-            What a rank raised, with the rank's traceback as a note; RuntimeError: a rank died.
+            What a rank raised, with the rank's traceback as a note. NotShared: a rank does not know a flow's parts.
+            RuntimeError: a rank died.
         """
         if self.devices[0].startswith("cuda"):
             torch.cuda.empty_cache()  # what this process sampled with is the rank's now
@@ -89,7 +90,7 @@ class Ranks:
                 if kind == "raised":
                     raise content
                 if kind == "stop":
-                    raise UserError(content)
+                    raise NotShared(content)
                 if kind == "died":
                     raise RuntimeError(f"rank {index} of {len(ranks)}: {content}")
                 ears[kind](*content)

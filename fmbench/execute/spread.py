@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError
 from ..stages.arithmetic import products
 from ..stages.flow import PairsSpec
 from ..stages.sample import ReferenceSpec, SampleSpec
 from ..store import Store
-from .child import Child, connected, portable
+from .child import Child, NotShared, connected, portable
 from .reading import field_of
 
 TICK = 0.2  # seconds between looks up while nothing is heard: an interrupted thread must notice
@@ -55,7 +54,8 @@ class Spread:
         """The parts that `stage` makes of n samples, in their order.
 
         Raises:
-            What a stage raised on a device, with its traceback as a note. Gone: a process died.
+            What a stage raised on a device, with its traceback as a note. NotShared: a process does not know the solve's parts.
+            Gone: a process died.
         """
         self.asked += 1
         cut = spans(n, spec.batch, len(self.devices))
@@ -70,7 +70,7 @@ class Spread:
             if kind == "died":
                 raise Gone(f"the process on {self.devices[index + 1]}: {content}")
             if kind == "stop":
-                raise UserError(content)
+                raise NotShared(content)
             asked, content = content
             if asked != self.asked:  # of a solve that failed elsewhere
                 continue

@@ -22,6 +22,8 @@ from toy_flows import gaussian, pairs_from
 from fmbench.api import run
 from fmbench.errors import Diverged
 from fmbench.execute import execute, missing
+from fmbench.execute.child import NotShared
+from fmbench.execute.jobs import Bench, CellJob
 from fmbench.execute.spread import Spread, spans
 from fmbench.plan import make_plan
 from fmbench.solvers import GRIDS, SOLVERS
@@ -122,6 +124,21 @@ def test_what_fails_on_a_device_is_raised_and_the_next_solve_is_made(
 
 def diverge(*_: Any) -> Any:
     raise Diverged("here")
+
+
+def known_here(*given: Any) -> Sampled:
+    return sample(*given)
+
+
+def test_what_another_process_cannot_know_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a row's failure it left that process deaf, and the next solve waited for it for ever."""
+    monkeypatch.setattr("fmbench.execute.jobs.sample", known_here)  # of this module, which no other process imports
+    spec, spread = cell("euler"), Spread(STORE, ["cpu"] * 2)
+    try:
+        with pytest.raises(NotShared, match="given with --plugin"):
+            Bench(STORE, "cpu", spread=spread).run(CellJob((spec.key,), cell=spec))
+    finally:
+        spread.close()
 
 
 def test_a_run_on_two_devices_has_the_same_table(
