@@ -118,7 +118,12 @@ def shortened(suite: Any, longer: Any, named: Collection[str]) -> Any:
 
 def _in_proportion(train: Mapping[str, Any], whole: Any, samples: Any) -> dict[str, int]:
     """Those sizes among a training's settings that follow from its seeing fewer `samples` than the `whole`, in proportion."""
-    if not isinstance(samples, int) or not isinstance(whole, int) or not 0 < samples < whole:
+    if not _counts(samples) or not _counts(whole) or not 0 < samples < whole:
         return {}
     sizes = {name: train.get(name) for name in ("warmup", "ema_samples")}
-    return {name: math.ceil(size * samples / whole) for name, size in sizes.items() if isinstance(size, int)}
+    return {name: math.ceil(size * samples / whole) for name, size in sizes.items() if _counts(size)}
+
+
+def _counts(size: Any) -> bool:
+    """Whether the schema takes it for a whole number, as 2.0e+4 too; what else stands there, it refuses."""
+    return isinstance(size, int) or (isinstance(size, float) and size.is_integer())

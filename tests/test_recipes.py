@@ -75,6 +75,7 @@ def test_a_shipped_suite_that_is_shortened_keeps_its_proportions() -> None:
         (["train.samples=500"], 50, 100),
         (["train.warmup=100", "train.samples=500"], 100, 100),
         (["train.samples=500", "train.ema_samples=200"], 50, 200),
+        (["train.samples=5.0e+2"], 50, 100),
         (["train.samples=2000"], 100, 200),
         (["train.samples=500", "train={samples: 500, warmup: 100}"], 100, 50_000),
     ],
