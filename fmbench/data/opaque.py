@@ -16,11 +16,15 @@ def opaque(picture: Image, channels: int | None, place: str) -> Image:
     Raises:
         UserError: it has more than 8 bits, or pixels that are seen through.
     """
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        raise UserError(f"{place} is no 8-bit picture (mode {picture.mode})")
-    if picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema()[0] != 255:
-        raise UserError(
-            f"{place} has pixels that are seen through (mode {picture.mode}), and what stands behind them is not said: lay the "
-            "pictures on a background and save them without transparency"
-        )
-    return picture.convert("L" if (channels or (1 if picture.mode in ("1", "L") else 3)) == 1 else "RGB")
+    mode = picture.mode
+    if mode == "F" or mode.startswith("I"):
+        raise UserError(f"{place} is no 8-bit picture (mode {mode})")
+    grey = (channels or (1 if mode in ("1", "L") else 3)) == 1
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        if picture.getchannel("A").getextrema()[0] != 255:
+            raise UserError(
+                f"{place} has pixels that are seen through (mode {mode}), and what stands behind them is not said: lay the "
+                "pictures on a background and save them without transparency"
+            )
+    return picture.convert("L" if grey else "RGB")

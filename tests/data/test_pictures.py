@@ -409,3 +409,6 @@ def test_transparency_is_not_dropped_in_silence(mirror: Path) -> None:
     palette.save(file := io.BytesIO(), "PNG", transparency=palette.info["transparency"])
     with pytest.raises(UserError, match=r"seen through .mode P., and"):
         decoded._pixels(file.getvalue(), decoded.Reading(), "it")
+    palette.save(file := io.BytesIO(), "PNG", transparency=bytes([255] * 8))  # all opaque: Pillow warned of it
+    pixels, _ = decoded._pixels(file.getvalue(), decoded.Reading(), "it")
+    assert np.array_equal(pixels.transpose(1, 2, 0), np.asarray(palette.convert("RGBA"))[..., :3])
