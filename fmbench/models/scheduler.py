@@ -12,10 +12,10 @@ from ..errors import UserError
 from ..flow.paths import Path
 
 FILE = "scheduler_config.json"
-OUTPUTS = {"epsilon": "epsilon", "sample": "data", "v_prediction": "v-prediction", "flow_prediction": "velocity"}
+OUTPUTS = {"epsilon": "epsilon", "sample": "data", "v_prediction": "v-prediction"}
 NEAR = 0.02  # by which α may differ: named paths are limits of the discrete schedules
 NAMED = {"linear": "vp-linear", "squaredcos_cap_v2": "vp-cosine"}
-BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 
 
 def check(folder: FilePath, path: Path, output: str, time: str, time_scale: float) -> None:
@@ -37,7 +37,7 @@ def check(folder: FilePath, path: Path, output: str, time: str, time_scale: floa
     if kind == "ScoreSdeVeScheduler":
         own = f"'{{name: ve, sigma_min: {sigmas[0]}, sigma_max: {sigmas[1]}}}'"
         wanted, fits = ("score", "sigma", 1), path.name == "ve"
-    elif kind.startswith("FlowMatch"):
+    elif kind.startswith("FlowMatch") or said.get("prediction_type") == "flow_prediction":
         own, wanted, fits = "rectified", ("velocity", "data-at-0", steps), True
     elif "beta_schedule" in said or "trained_betas" in said:
         own = NAMED.get(said.get("beta_schedule", "linear"), "one of your own, with its α and σ")

@@ -6,6 +6,7 @@ import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,9 +18,10 @@ from fmbench.data import DATA
 from fmbench.errors import UserError
 from fmbench.flow import COUPLINGS, PATHS
 from fmbench.flow.oracles import MixtureVelocity
+from fmbench.flow.paths import Schedule
 from fmbench.flow.predictions import PREDICTIONS, convert
 from fmbench.foreign import admit
-from fmbench.models import MODELS
+from fmbench.models import MODELS, scheduler
 from fmbench.models.external import External
 from fmbench.solvers import SOLVERS
 
@@ -452,6 +454,7 @@ SCALED = {"name": "ve", "sigma_min": 0.01, "sigma_max": 1348.0}
          {**DDPM, "output": "v-prediction"}),
         ("EulerDiscreteScheduler", {}, {"name": "vp-linear", "beta_max": 20.1}, {**DDPM, "time_scale": 999}),
         ("FlowMatchEulerDiscreteScheduler", {}, "rectified", {**DDPM, "output": "velocity"}),
+        ("DPMSolverMultistepScheduler", {"prediction_type": "flow_prediction"}, "rectified", {**DDPM, "output": "velocity"}),
         ("ScoreSdeVeScheduler", {"num_train_timesteps": 2000}, SCALED, VE),
     ],
 )  # fmt: skip
@@ -472,13 +475,32 @@ def test_the_scheduler_beside_a_checkpoint_must_agree(
         field_of(external(str(named), **fields), path, source, data)
     another = {**fields, "output": "data" if fields["output"] == "velocity" else "velocity"}
     wrong: list[tuple[Any, dict[str, Any]]] = [(path, {}), (path, {**fields, "time_scale": 2.0}), (path, another)]
-    if kind != "FlowMatchEulerDiscreteScheduler":
+    if fields["output"] != "velocity":
         wrong.append(("rectified", fields))
     for other, declared in wrong:
         with pytest.raises(
             UserError, match=rf"its scheduler, {kind}, says otherwise\. Declare --output {fields['output']} "
         ):
             field_of(external(str(folder), **declared), other, source, data)
+
+
+def test_a_schedule_that_is_rescaled_to_end_in_noise_alone(tmp_path: Path) -> None:
+    from diffusers import DDIMScheduler
+
+    latent = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    rescaled, plain = (DDIMScheduler(**latent, rescale_betas_zero_snr=zero) for zero in (True, False))
+    rescaled.save_pretrained(tmp_path)
+
+    def path(of: Any) -> Any:
+        def schedule(t: torch.Tensor) -> Schedule:
+            kept = of.alphas_cumprod.double()[((1 - t) * 1000).round().long() - 1]
+            return Schedule(kept.sqrt(), (1 - kept).sqrt(), kept, kept)
+
+        return SimpleNamespace(name="own", schedule=schedule, label=lambda: "own")
+
+    scheduler.check(tmp_path, path(rescaled), "epsilon", "data-at-0", 1000)
+    with pytest.raises(UserError, match="says otherwise"):
+        scheduler.check(tmp_path, path(plain), "epsilon", "data-at-0", 1000)
 
 
 def test_schedulers_that_cannot_be_read_or_scale_by_themselves(checkpoint: Path, tmp_path: Path) -> None:
