@@ -22,6 +22,7 @@ from ..flow.guidance import calls
 from ..flow.paths import Path
 from ..flow.velocity import Field, Velocity, require_finite
 from ..identity import Spec
+from ..memory import PeakMemory, fitting
 from ..metrics.base import Geometry, Resources
 from ..randomness import stream
 from ..solvers.base import Solution, Solver
@@ -29,7 +30,6 @@ from ..solvers.fourth_order import RK4
 from ..solvers.grids import Grid
 from .arithmetic import Precision, faster, products
 from .flow import FlowSpec
-from .memory import PeakMemory, fitting
 
 PILOT = 512  # samples that decide how fine the reference solve must be
 SHORT = 0.1  # seconds; solves that are shorter are timed several times
