@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -280,7 +281,12 @@ class Bench:
             generated, resources = geometry.z1, Resources(facts["nfe"], (facts["took"],), None)
         else:
             generated, facts = self._generated(spec.cell), self.store.info(spec.cell.key) or {}
-            resources = Resources(facts["nfe"], tuple(facts["seconds"]), facts["peak_memory_mb"])
+            solver = spec.cell.solver
+            unknown = (
+                math.inf if solver.adaptive and not solver.depends_on_batch else 0.0
+            )  # samples of an older version
+            costs = facts["nfe"], tuple(facts["seconds"]), facts["peak_memory_mb"], facts.get("nfe_stderr", unknown)
+            resources = Resources(*costs)
         field_ = called_from_cpu(self._field(spec.cell.flow), self.device)
         pairs = pairs_of(self.store, spec.cell.flow.pairs)
         teacher = None if spec.teacher is None else geometry if lacking else geometry_of(self.store, spec.teacher)[0]

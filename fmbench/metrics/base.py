@@ -50,6 +50,7 @@ class Resources:
     nfe: float  # network calls per sample
     seconds: tuple[float, ...]  # wall seconds of each timed repetition
     peak_memory_mb: float | None  # None where the platform cannot tell
+    nfe_stderr: float = 0.0  # where samples make calls of their own, of their mean; 0 where all make the same
 
 
 @dataclass(frozen=True)

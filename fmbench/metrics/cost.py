@@ -62,15 +62,20 @@ def _squared_errors(evidence: Evidence) -> Tensor:
 
 
 class NFE(Metric):
-    """Calls of the network per sample, counted at the network. A count, not an estimate: its standard error is 0."""
+    """Calls of the network per sample, counted at the network: a count, whose standard error is 0.
+
+    Where samples make calls of their own (`per_sample: true`), the mean over them, with its standard error.
+    """
 
     name = "nfe"
+    version = 2  # that error was 0 once
     unit = "calls"
     scope = "samples"
     source = "counted by the velocity wrapper"
 
     def measure(self, evidence: Evidence) -> Estimate:
-        return Estimate(evidence.resources.nfe, 0.0, len(evidence.generated))
+        n, error = len(evidence.generated), evidence.resources.nfe_stderr
+        return Estimate(evidence.resources.nfe, error, n, freedom=n - 1 if error else math.inf)
 
 
 class Seconds(Metric):

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..data.base import Data
 from ..errors import Skip
 from ..flow.velocity import count_vjps
+from ..memory import fitting
 from ..randomness import generator, stream
 from ..statistics import Estimate, mean
 from . import truth
@@ -87,15 +88,19 @@ class NLL(Metric):
         d = x[0].numel()
         exact = self.divergence == "exact" or (self.divergence == "auto" and d <= EXACT_DIMENSIONS)
         probes = None if exact else self.draw_probes(x.shape, evidence.seed).to(x.device)
-        log_density, probed = [], []
-        chunk = max(1, min(CHUNK, CHUNK_NUMBERS // d))
-        for i in range(0, len(x), chunk):
-            estimate = divergence_of if probes is None else hutchinson(probes[i : i + chunk])
-            z0, divergence = backward(velocity, x[i : i + chunk], grid(steps), estimate)
-            log_density.append(source(z0).double() - divergence.mean(1))
-            probed.append(divergence)
-        spread = None if exact else of_probes(torch.cat(probed))
-        return Likelihood(torch.cat(log_density), 4 * steps, 4 * steps * (d if exact else self.probes), spread)
+
+        def solved(chunk: int) -> tuple[Tensor, Tensor]:
+            log_density, probed = [], []
+            for i in range(0, len(x), chunk):
+                estimate = divergence_of if probes is None else hutchinson(probes[i : i + chunk])
+                z0, divergence = backward(velocity, x[i : i + chunk], grid(steps), estimate)
+                log_density.append(source(z0).double() - divergence.mean(1))
+                probed.append(divergence)
+            return torch.cat(log_density), torch.cat(probed)
+
+        (log_density, probed), _ = fitting(solved, max(1, min(CHUNK, CHUNK_NUMBERS // d)))
+        spread = None if exact else of_probes(probed)
+        return Likelihood(log_density, 4 * steps, 4 * steps * (d if exact else self.probes), spread)
 
     def points(self, evidence: Evidence) -> Tensor:
         """Where the density is asked for, `(n, *shape)`."""

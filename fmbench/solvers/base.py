@@ -22,6 +22,7 @@ class Solution:
     steps: float  # accepted ones
     rejected: float = 0.0  # steps tried in vain
     startup: float = 0.0  # evaluations that only start the method: a first step size, the first step of a multistep one
+    evaluations: Tensor | None = None  # (B,), of each sample, where samples do not make them together
 
 
 class Solver(Component):

@@ -30,6 +30,7 @@ PAIR = Tableau(
 GAP = tuple(b - low for b, low in zip(PAIR.b, PAIR.low or (), strict=True))
 EXPONENT = -1 / 5  # the error of the embedded order 4 goes with h⁵
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
+STARTUP = 2  # evaluations: the first slope, and one for the first step's size
 
 
 def integrate(velocity: Velocity, x: Tensor, start: Tensor, end: Tensor, rtol: float, atol: float) -> Solution:
@@ -42,6 +43,7 @@ def integrate(velocity: Velocity, x: Tensor, start: Tensor, end: Tensor, rtol: f
     """
     samples, forward = len(x), bool(end > start)
     arrived, accepted, rejected = torch.empty_like(x), 0, 0
+    evaluations = torch.full((samples,), STARTUP, device=x.device)
     index = torch.arange(samples, device=x.device)
     t = start.double().repeat(samples)
 
@@ -59,6 +61,7 @@ def integrate(velocity: Velocity, x: Tensor, start: Tensor, end: Tensor, rtol: f
         later = torch.where(later > end if forward else later < end, end, later)
         step = later - t
         y, slopes = _trial(field, x, slope, t, step, later)
+        evaluations[index] += len(slopes) - 1
         scale = atol + rtol * torch.maximum(x.abs(), y.abs())
         error = _norm(_sum(slopes, GAP) * _column(step, x) / scale)
         good = error < 1
@@ -73,7 +76,7 @@ def integrate(velocity: Velocity, x: Tensor, start: Tensor, end: Tensor, rtol: f
         if not under_way.all():
             arrived[index[~under_way]] = x[~under_way]
             index, x, slope, t, h, again = (part[under_way] for part in (index, x, slope, t, h, again))
-    return Solution(arrived, accepted / samples, rejected / samples, startup=2)
+    return Solution(arrived, accepted / samples, rejected / samples, STARTUP, evaluations)
 
 
 def _trial(

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..flow.velocity import Field, Velocity, require_finite
+from ..memory import fitting
 from ..randomness import stream
 from ..solvers.grids import UniformGrid
 from .flow import FlowSpec, Pairs, PairsSpec
-from .memory import fitting
 from .sample import cut, labels
 
 

@@ -22,14 +22,15 @@ from ..flow.guidance import calls
 from ..flow.paths import Path
 from ..flow.velocity import Field, Velocity, require_finite
 from ..identity import Spec
+from ..memory import PeakMemory, fitting
 from ..metrics.base import Geometry, Resources
 from ..randomness import stream
 from ..solvers.base import Solution, Solver
 from ..solvers.fourth_order import RK4
 from ..solvers.grids import Grid
+from ..statistics import mean
 from .arithmetic import Precision, faster, products
 from .flow import FlowSpec
-from .memory import PeakMemory, fitting
 
 PILOT = 512  # samples that decide how fine the reference solve must be
 SHORT = 0.1  # seconds; solves that are shorter are timed several times
@@ -94,6 +95,7 @@ class Sampled:
     resources: Resources
     ledger: Ledger
     batch: int
+    calls: Tensor | None = None  # (n,) of the network, where each sample makes its own
 
     @property
     def steps(self) -> float:
@@ -106,14 +108,18 @@ class Sampled:
             return parts[0]
         n = sum(len(part.x) for part in parts)
         costs = [part.resources for part in parts]
+        own = [part.calls for part in parts if part.calls is not None]
+        calls = torch.cat(own) if own else None
         peaks = [cost.peak_memory_mb for cost in costs if cost.peak_memory_mb is not None]
         resources = Resources(
             nfe=sum(cost.nfe * len(part.x) for cost, part in zip(costs, parts, strict=True)) / n,
             seconds=tuple(sum(repetition) for repetition in zip(*(cost.seconds for cost in costs), strict=False)),
             peak_memory_mb=max(peaks, default=None),
+            nfe_stderr=0.0 if calls is None else mean(calls).stderr,
         )
         done = [sum(getattr(part.ledger, name) * len(part.x) for part in parts) / n for name in Ledger.__annotations__]
-        return cls(torch.cat([part.x for part in parts]), resources, Ledger(*done), min(part.batch for part in parts))
+        x, batch = torch.cat([part.x for part in parts]), min(part.batch for part in parts)
+        return cls(x, resources, Ledger(*done), batch, calls)
 
 
 @dataclass(frozen=True)
@@ -214,8 +220,8 @@ def _sample(spec: SampleSpec, field: Field, size: int, device: str, span: range)
 
     _velocity(spec, field, batches[0][1])(times[0].to(device), batches[0][0])
 
-    def solve() -> tuple[list[Tensor], float, Ledger, float]:
-        parts, calls, work = [], 0, [0.0, 0.0, 0.0]
+    def solve() -> tuple[list[Tensor], list[Tensor], float, Ledger, float]:
+        parts, own, calls, work = list[Tensor](), list[Tensor](), 0, [0.0, 0.0, 0.0]
         _synchronise(device)
         started = time.perf_counter()
         for batch, label in batches:
@@ -227,15 +233,17 @@ def _sample(spec: SampleSpec, field: Field, size: int, device: str, span: range)
                     f"solver '{spec.solver.name}': integrate gives {given}, not a Solution of shape {tuple(batch.shape)}"
                 )
             parts.append(solution.x)
+            if solution.evaluations is not None:
+                own.append(solution.evaluations * velocity.calls_per_evaluation)
             calls += velocity.evaluations
             done = (solution.steps, solution.rejected, solution.startup * velocity.calls_per_evaluation)
             work = [total + share * len(batch) for total, share in zip(work, done, strict=True)]
         _synchronise(device)
         ledger = Ledger(*(total / len(span) for total in work))
-        return parts, calls / len(span), ledger, time.perf_counter() - started
+        return parts, own, calls / len(span), ledger, time.perf_counter() - started
 
     with PeakMemory(device) as memory:
-        parts, nfe, ledger, took = solve()
+        parts, own, nfe, ledger, took = solve()
     if not spec.solver.adaptive and spec.steps and nfe != (wanted := spec.solver.calls_for(spec.steps, spec.guidance)):
         raise UserError(
             f"solver '{spec.solver.name}' makes {nfe:g} network calls in {spec.steps} steps, and declares {wanted}: "
@@ -243,10 +251,12 @@ def _sample(spec: SampleSpec, field: Field, size: int, device: str, span: range)
         )
     seconds = [took]
     while len(seconds) < 3 and sum(seconds) < SHORT:
-        seconds.append(solve()[3])
+        seconds.append(solve()[-1])
     x = require_finite(torch.cat(parts).cpu(), "sampling")
     peak_mb = None if memory.peak_mb is None else memory.peak_mb + getattr(field, "held_mb", 0.0)
-    return Sampled(x, Resources(nfe, tuple(seconds), peak_mb), ledger, size)
+    each = torch.cat(own).cpu() if own else None
+    resources = Resources(nfe, tuple(seconds), peak_mb, 0.0 if each is None else mean(each).stderr)
+    return Sampled(x, resources, ledger, size, each)
 
 
 @torch.inference_mode()

@@ -60,14 +60,14 @@ def three() -> Iterator[Spread]:
     spread.close()
 
 
-def cell(solver: str, seed: int = 0) -> SampleSpec:
+def cell(solver: Any, seed: int = 0) -> SampleSpec:
     chosen = SOLVERS.build(solver)
     budget = {"steps": None, "grid": None} if chosen.adaptive else {"steps": 4, "grid": GRIDS.build("uniform")}
     return SampleSpec(flow=FLOW, solver=chosen, n=330, batch=32, sample_seed=seed, **budget)
 
 
-@pytest.mark.parametrize("solver", ["midpoint", "dopri5"])
-def test_samples(solver: str, three: Spread) -> None:
+@pytest.mark.parametrize("solver", ["midpoint", "dopri5", {"name": "dopri5", "per_sample": True}], ids=str)
+def test_samples(solver: Any, three: Spread) -> None:
     """Also of a solver whose steps depend on who stands in a batch: batches are never cut."""
     spec = cell(solver)
     whole, parts = sample(spec, velocity_field(FLOW, None)), three.solve(sample, spec, spec.n)
@@ -75,6 +75,7 @@ def test_samples(solver: str, three: Spread) -> None:
     joined = Sampled.joined(parts)
     assert torch.equal(joined.x, whole.x)
     assert joined.resources.nfe == pytest.approx(whole.resources.nfe)
+    assert joined.resources.nfe_stderr == pytest.approx(whole.resources.nfe_stderr)
     assert vars(joined.ledger) == pytest.approx(vars(whole.ledger))
     assert joined.batch == 32
     seconds = [part.resources.seconds[0] for part in parts]

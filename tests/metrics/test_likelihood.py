@@ -240,6 +240,17 @@ def test_many_dimensions_are_estimated_and_exact_when_asked() -> None:
     assert guess.measure(evidence).value == pytest.approx(exact.measure(evidence).value, rel=1e-6)
 
 
+def test_a_chunk_that_the_memory_does_not_hold_is_halved() -> None:
+    def crowded(t: Tensor, x: Tensor) -> Tensor:
+        if len(x) > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return mixing(t, x)
+
+    roomy, narrow = (mixed("hutchinson").likelihood(FLOW.evidence(100, velocity=v)) for v in (mixing, crowded))
+    assert torch.allclose(roomy.log_density, narrow.log_density, atol=1e-6)
+    assert roomy.vjps == narrow.vjps
+
+
 def test_a_flow_that_ends_in_points_has_no_density(
     tiny: Callable[..., dict[str, Any]], measured: Callable[..., pd.DataFrame]
 ) -> None:

@@ -56,6 +56,7 @@ def test_takes_scipys_steps_sample_by_sample(span: tuple[float, float], toleranc
             lambda t, y: field(torch.tensor(t), torch.from_numpy(y)[None])[0].numpy(), span, start.numpy(),
             method="RK45", rtol=rtol, atol=atol,
         )  # fmt: skip
+        assert together.evaluations[i] == theirs.nfev
         calls += theirs.nfev
         trials += (theirs.nfev - 2) / 6
         np.testing.assert_allclose(together.x[i].numpy(), theirs.y[:, -1], rtol=1e-8, atol=1e-10)

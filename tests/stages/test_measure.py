@@ -13,13 +13,13 @@ from fmbench.data import DATA
 from fmbench.errors import Skip
 from fmbench.flow import COUPLINGS, PATHS
 from fmbench.flow.velocity import Velocity
+from fmbench.memory import PeakMemory
 from fmbench.metrics import METRICS
 from fmbench.metrics.base import Geometry, Resources
 from fmbench.randomness import generator
 from fmbench.solvers import SOLVERS
 from fmbench.stages.flow import PairsSpec, velocity_field
 from fmbench.stages.measure import FloorSpec, PairingSpec, alone, coupled, evidence, exact_field, start_log_density
-from fmbench.stages.memory import PeakMemory
 from fmbench.stages.sample import ReferenceSpec, reference_times
 
 

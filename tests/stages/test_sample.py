@@ -298,6 +298,24 @@ def test_a_field_without_numbers_has_no_reference() -> None:
         reference(spec, lambda t, x: x * math.nan)
 
 
+def test_calls_of_each_sample_have_a_spread() -> None:
+    """Those of a sample solved alone; where all samples make the same, it is a count without an error."""
+    alone = {"name": "dopri5", "per_sample": True, "rtol": 1e-4, "atol": 1e-4}
+    asked = sample_spec(alone, n=40, batch=16, flow=gaussian("vp-linear"))
+    field = velocity_field(asked.flow, None)
+    found = sample(asked, field).resources
+    z0 = asked.flow.path.start(noise(asked.flow.source, 0, 40, 0))
+    ends, calls = torch.tensor([0.0, asked.flow.path.end_time], dtype=torch.float64), []
+    for z in z0:
+        velocity = Velocity(field, path=asked.flow.path)
+        asked.solver.integrate(velocity, z[None], ends)
+        calls.append(float(velocity.nfe))
+    assert len(set(calls)) > 1
+    assert found.nfe == pytest.approx(sum(calls) / 40)
+    assert found.nfe_stderr == pytest.approx(torch.tensor(calls).std().item() / 40**0.5)
+    assert sample(sample_spec("heun"), Network()).resources.nfe_stderr == 0
+
+
 # -- pairs --
 
 

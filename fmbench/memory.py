@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from ..errors import UserError
+from .errors import UserError
 
 T = TypeVar("T")
 
