@@ -17,6 +17,7 @@ from fmbench.data.toys import Normal
 from fmbench.errors import Skip
 from fmbench.metrics import likelihood
 from fmbench.metrics.likelihood import NLL, backward, divergence_of, held_out, hutchinson, of_probes
+from fmbench.models import MODELS
 from fmbench.statistics import mean
 
 FLOW = GaussianFlow((1.0, -0.5), (0.5, 3.0))
@@ -259,3 +260,4 @@ def test_a_flow_that_ends_in_points_has_no_density(
     flow = table[table["model"] == "empirical"]
     assert set(flow["status"]) == {"skipped"}
     assert flow["reason"].str.contains("end in single points").all()
+    assert MODELS.get("empirical").version == 2, "a cache that holds such a density under the keys of before"
