@@ -7,7 +7,7 @@ import datetime
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ def outline(
     plugins: Sequence[str] = (),
 ) -> Outline:
     """The plan of a suite compared with the cache; nothing is computed or written. Arguments as in `run`."""
-    _check_lists(set=set, only=only, plugins=plugins)
+    check_lists(set=set, only=only, plugins=plugins)
     load_plugins(plugins)
     devices_for(device, workers, ray, devices_per_flow)
     plan = make_plan(_suite(suite, set), only)
@@ -115,7 +115,7 @@ def run(
     """
     if log not in (None, TensorBoard.name):
         raise unknown("log", log, [TensorBoard.name])
-    _check_lists(set=set, only=only, plugins=plugins)
+    check_lists(set=set, only=only, plugins=plugins)
     load_plugins(plugins)
     wanted = _suite(suite, set)
     for part in [part for task in wanted.problems() for part in (task.data, task.source)]:
@@ -202,11 +202,11 @@ def run(
     return results
 
 
-def _check_lists(**arguments: Any) -> None:
-    """Raises `UserError` for one text, or a mapping, where a list is meant: each letter would be taken for an entry."""
+def check_lists(**arguments: Any) -> None:
+    """Raises `UserError` for a single thing where a list is meant: of a text each letter would be taken for an entry."""
     for name, given in arguments.items():
-        if isinstance(given, (str, Mapping)):
-            raise UserError(f"{name} = {given!r}: a list of texts, such as set=['flow.seed=[0,1]']")
+        if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
+            raise UserError(f"{name} = {given!r}: a list is meant, of one entry too: {name}=[…]")
 
 
 def _refuse_anothers(folder: ResultFolder, suite: str) -> None:

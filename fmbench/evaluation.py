@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .api import Outline, Watcher, outline, run
+from .api import Outline, Watcher, check_lists, outline, run
 from .data import DATA
 from .data.base import Data
 from .errors import UserError, unknown
@@ -48,8 +48,16 @@ def evaluate(
         UserError: the model cannot be loaded or called as declared, or does not fit the data.
     """
     suite, options = _prepared(model, **what)
-    options |= {"devices_per_flow": devices_per_flow}
-    return run(suite, out=out, device=device, workers=workers, ray=ray, watcher=watcher, **options)
+    return run(
+        suite,
+        out=out,
+        device=device,
+        workers=workers,
+        ray=ray,
+        devices_per_flow=devices_per_flow,
+        watcher=watcher,
+        **options,
+    )
 
 
 def evaluation(
@@ -69,6 +77,8 @@ def evaluation(
 def _prepared(
     model: str | None, *, set: Sequence[str] = (), plugins: Sequence[str] = (), **what: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
+    lists = {name: what[name] for name in ("solvers", "nfe", "metrics", "guidance") if name in what}
+    check_lists(set=set, plugins=plugins, **lists)
     load_plugins(plugins)
     code = [place] if model is not None and not Path(model).is_dir() and (place := split(model)[0]) != model else []
     if model is not None and model.endswith(".py"):

@@ -172,3 +172,14 @@ def test_from_python(field: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "my.py:velocity", data="moons", nfe=[1], metrics=["nfe"], n=16, workers=1, set=["sample.reference.max_steps=32"]
     )
     assert set(results.table["status"]) == {"ok"}
+
+
+@pytest.mark.parametrize(
+    "one", [{"metrics": "w2"}, {"solvers": {"name": "dopri5"}}, {"nfe": 4}, {"plugins": "mine.py"}]
+)
+def test_one_thing_is_no_list(one: dict[str, Any]) -> None:
+    """Of "w2" the metrics w and 2 were asked for, and a number was no list: a traceback."""
+    import fmbench
+
+    with pytest.raises(UserError, match=r": a list is meant, of one entry too: (metrics|solvers|nfe|plugins)=\["):
+        fmbench.evaluate("mine.py:velocity", data="moons", **one)
