@@ -102,7 +102,8 @@ def make_plan(suite: Suite, only: Sequence[str] = ()) -> Plan:
 
 
 def _task_cells(suite: Suite, task: Task) -> list[Cell]:
-    check_draws(task.data)
+    for part in (task.data, task.source):
+        check_draws(part)
     flows = [flow for flow in _flows(suite, task) if not flow.model.given]
     if suite.sample.guidance != [1] and all(flow.classes is None for flow in flows):
         raise UserError(

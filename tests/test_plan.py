@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pictures import write_published
 
 from fmbench.api import outline
@@ -360,6 +361,18 @@ def test_filters_that_name_nothing(tiny: Tiny, rules: list[str], words: list[str
     with pytest.raises(UserError) as caught:
         planned(tiny(), *rules)
     assert [word for word in words if word not in str(caught.value)] == [], caught.value
+
+
+@pytest.mark.parametrize("side", ["data", "source"])
+def test_draws_that_are_no_numbers_are_refused_before_anything_runs(
+    side: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fmbench.data import DATA
+
+    lost = torch.full((2, 2), torch.nan), None
+    monkeypatch.setattr(DATA.get("eight-gaussians"), "draw", lambda self, n, rng: lost)
+    with pytest.raises(UserError, match="data set 'eight-gaussians': its draws are not finite"):
+        planned(tiny(**{side: "eight-gaussians"}))
 
 
 def test_a_path_whose_schedule_is_none_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
