@@ -149,7 +149,7 @@ def truth_grid(summary: pd.DataFrame) -> Grid:
     flow's most careful solver (an adaptive one, else the one with most calls), held against its floor: there its exact value is
     0 but for the bias of finite samples.
     """
-    rows = records(summary)
+    rows = [row for row in records(summary) if row["mean"] is not None]  # floors and exact values may have failed, too
     exact = {_named(row, "metric"): row for row in rows if row["model"] == TRUTH and row["solver"] == REFERENCE}
     known = {key[:-1] for key in exact}
     floors = {row["metric"]: row for row in rows if row["model"] == FLOOR}
@@ -183,7 +183,7 @@ def _solved(rows: list[Row], distances: Container[str]) -> list[tuple[Row, Row]]
     exact = {_named(row, *budget): row for row in rows if row["model"] == TRUTH and row["solver"] != REFERENCE}
     pairs: dict[tuple[Any, ...], list[tuple[Row, Row]]] = {}
     for row in sorted((row for row in rows if row["model"] != TRUTH), key=lambda row: row["nfe"] or 0):
-        if row["mean"] is not None and (expected := exact.get(_named(row, *budget))) is not None:
+        if (expected := exact.get(_named(row, *budget))) is not None:
             pairs.setdefault(_named(row, "metric", "sampler"), []).append((row, expected))
     return [line[0 if line[0][0]["metric"] in distances else len(line) // 2] for line in pairs.values()]
 

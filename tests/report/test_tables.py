@@ -85,6 +85,15 @@ def test_exact_values_stand_beside_what_was_measured() -> None:
     }
 
 
+@pytest.mark.parametrize(("model", "left"), [("truth", []), ("data", ["transport_cost"])])
+def test_an_exact_value_or_floor_that_failed_is_left_out(model: str, left: list[str]) -> None:
+    """Its worker was killed, say: the whole report fell with it."""
+    table = oracle().table.copy()
+    table.loc[table["model"] == model, ["value", "stderr"]] = None
+    table.loc[table["model"] == model, "status"] = "failed"
+    assert [index[0] for index, _ in truth_grid(Results(table).summary()).rows] == left
+
+
 def test_a_solver_s_exact_error_stands_at_the_middle_budget_and_is_no_flow() -> None:
     """Three budgets whose exact value is known, of each of two paths that share the name TRUTH."""
     flow = {"data": "g", "source": "normal", "method": "RF", "coupling": "independent", "prediction": "velocity",
