@@ -30,6 +30,9 @@ Stage = Callable[..., Any]  # (spec, field, device, span, *given): a function of
 class Gone(BaseException):
     """A process that makes samples has died: its worker is replaced."""
 
+    def __repr__(self) -> str:
+        return str(self)  # the reason in its rows
+
 
 def spans(n: int, batch: int, count: int) -> list[range]:
     """0 … n − 1 in up to `count` spans of whole batches, as equal as those allow; none is empty."""
