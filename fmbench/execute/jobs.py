@@ -281,10 +281,8 @@ class Bench:
             generated, resources = geometry.z1, Resources(facts["nfe"], (facts["took"],), None)
         else:
             generated, facts = self._generated(spec.cell), self.store.info(spec.cell.key) or {}
-            solver = spec.cell.solver
-            unknown = (
-                math.inf if solver.adaptive and not solver.depends_on_batch else 0.0
-            )  # samples of an older version
+            solver = spec.cell.solver  # samples of an older version have no `nfe_stderr`
+            unknown = math.inf if solver.adaptive and not solver.depends_on_batch else 0.0
             costs = facts["nfe"], tuple(facts["seconds"]), facts["peak_memory_mb"], facts.get("nfe_stderr", unknown)
             resources = Resources(*costs)
         field_ = called_from_cpu(self._field(spec.cell.flow), self.device)

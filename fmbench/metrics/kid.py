@@ -22,9 +22,7 @@ class KID(FeatureMetric):
     """
 
     name = "kid"
-    version = (
-        4  # n was once that of all images; the error that of blocks in their own order; 10,000 images a side were kept
-    )
+    version = 4  # n was once that of all images; blocks lay in their own order; 10,000 images a side were kept
     unit = "1"
     source = "Bińkowski et al. 2018, eq. 4; torch-fidelity kid_features_to_metric"
     subsets: PositiveInt = 100

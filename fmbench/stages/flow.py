@@ -66,7 +66,7 @@ class TrainSettings(Record):
     loss: Loss = MSE()
     weight: Weight = Uniform()
     compile: bool | Literal["reduce-overhead"] = (
-        False  # by torch.compile; "reduce-overhead": its mode that records CUDA graphs
+        False  # by torch.compile; by name, in its mode that records CUDA graphs
     )
 
     silent = frozenset({"compile"})

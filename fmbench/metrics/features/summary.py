@@ -42,10 +42,8 @@ class Running:
     def add(self, features: Tensor) -> None:
         """The next features `(B, D)`."""
         here = self.wanted[(self.wanted >= self.seen) & (self.wanted < self.seen + len(features))] - self.seen
-        if not self.seen:
-            self.kept = torch.empty(
-                len(self.wanted), features.shape[1], dtype=features.dtype
-            )  # at once: never held twice
+        if not self.seen:  # all rows at once: never held twice
+            self.kept = torch.empty(len(self.wanted), features.shape[1], dtype=features.dtype)
         self.kept[self.filled : self.filled + len(here)] = features[here.to(features.device)].cpu()
         self.filled += len(here)
         features = features.double()
