@@ -200,12 +200,12 @@ class Results:
 
         Args:
             metric: its name in the table; the main metric when None.
-            within: the share, 0.05 for 5 %.
+            within: the share, 0.05 for 5 %; at least 0 and below 1.
             solver: keep this solver's row of each flow (a `sampler` of `summary()`). The flow's best is over all
                 fixed-step solvers all the same.
 
         Raises:
-            UserError: unknown metric or solver, or one to which the question does not apply.
+            UserError: unknown metric or solver, or one to which the question does not apply; within is no such share.
         """
         metric = metric or self.main_metric
         if metric not in self.metrics:
