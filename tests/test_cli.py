@@ -412,6 +412,8 @@ MISTAKES: list[tuple[list[Any], list[str]]] = [
     (["run", "tiny.yaml", "--out", ""], ["--out ''", "empty", ". for this folder"]),
     (["evaluate", "x.py:f", "--data", "moons", "--out", " "], ["--out ' '", "empty"]),
     (["report", "damaged", "--out", ""], ["--out ''", "empty"]),
+    (["run", "tiny.yaml", "--data-root", "/nope"], ["--data-root", "'/nope' does not exist"]),
+    (["run", "tiny.yaml", "--data-root", "a_file"], ["--data-root", "'a_file' is a file"]),
     (["run", "tiny.yaml", "--set", "pairs.init=previus"], ["pairs.init = 'previus'", "'previous'"]),
 ]
 
