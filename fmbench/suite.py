@@ -66,9 +66,15 @@ def find(name: str) -> FilePath:
     path = FilePath(name)
     if path.is_file():
         return path
-    if path.suffix in (".yaml", ".yml") or "/" in name or path.exists():
+    if is_file(name):
         raise UserError(f"no suite file at '{name}'. Give a path to a YAML file or one of: {', '.join(shipped())}.")
     raise unknown("suite", name, shipped(), remedy="A path to your own YAML file works too.")
+
+
+def is_file(name: str) -> bool:
+    """Whether a name is meant as a file's, be it there or not."""
+    path = FilePath(name)
+    return path.suffix in (".yaml", ".yml") or "/" in name or path.exists()
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Suite:

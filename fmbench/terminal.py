@@ -289,39 +289,6 @@ def suite_lines() -> list[tuple[str, str]]:
     return [(name, f"{(suite := load(name)).title} ({suite.tier})") for name in shipped()]
 
 
-def component_lines(kind: str) -> list[tuple[str, ...]]:
-    from .claims import CLAIMS
-    from .data import DATA
-    from .flow import COUPLINGS, PATHS
-    from .flow.losses import LOSSES, WEIGHTS
-    from .flow.times import TIMES
-    from .metrics import METRICS
-    from .models import MODELS
-    from .solvers import GRIDS, SOLVERS
-
-    registry: Any = {
-        "paths": PATHS,
-        "couplings": COUPLINGS,
-        "times": TIMES,
-        "losses": LOSSES,
-        "weights": WEIGHTS,
-        "solvers": SOLVERS,
-        "grids": GRIDS,
-        "metrics": METRICS,
-        "models": MODELS,
-        "data": DATA,
-        "claims": CLAIMS,
-    }[kind]
-    lines = []
-    for name in registry.names():
-        component = registry.get(name)
-        about = " ".join((component.__doc__ or "").split("\n\n")[0].split())
-        better = {True: "higher", False: "lower", None: "-"}
-        facts = (component.unit, better[component.higher_is_better]) if kind == "metrics" else ()
-        lines.append((name, about, *facts))
-    return lines
-
-
 def print_title(console: Console, title: str) -> None:
     """A table's title, as wide as the console: in the table it would break at a narrow table's width."""
     console.print(title, style="table.title", highlight=False, markup=False)
