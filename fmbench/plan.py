@@ -9,15 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from .budgets import Budget
 from .data.base import check_draws
 from .errors import UserError, unknown
 from .fields import label_of, name_of
 from .flow import predictions
 from .flow.losses import Loss
-from .flow.paths import Path, Schedule, derivative_gap
+from .flow.path_checks import check_path
 from .flow.times import TIMES
 from .identity import Spec
 from .metrics.base import Metric
@@ -30,7 +28,6 @@ from .stages.minibatches import steps_in_advance
 from .stages.sample import ReferenceSpec, SampleSpec
 from .table import FLOOR, GIVEN, REFERENCE, TRUTH
 
-WRONG_SLOPE = 1e-3  # a gap that neither float32 nor the curvature of a sane path explains
 KEPT = 2**24  # numbers in a cell's samples that are stored without being asked for
 
 
@@ -298,23 +295,7 @@ def _with_loss(train: TrainSettings, loss: Loss | None) -> TrainSettings:
 
 def _check(flow: FlowSpec) -> None:
     """What no key alone can tell: whether the parts of a flow fit together."""
-    try:
-        schedule = flow.path.schedule(torch.zeros((), dtype=torch.float64))
-    except NotImplementedError:
-        raise UserError(
-            f"path '{flow.path.name}' has no schedule: implement schedule(t), or alpha(t) and sigma(t) of a UserPath"
-        ) from None
-    if not isinstance(schedule, Schedule):
-        raise UserError(
-            f"path '{flow.path.name}': schedule(t) returns {type(schedule).__name__}, not a Schedule(α, σ, α̇, σ̇)"
-        )
-    if flow.path.sound and (gap := derivative_gap(flow.path, 1e-3)) > WRONG_SLOPE:
-        raise UserError(
-            f"path '{flow.path.label()}': its derivatives are not those of its α and σ: they differ from differences by "
-            f"{gap:.2g}, relative to the largest. Mend d_alpha and d_sigma, or leave them out of a UserPath."
-        )
-    if flow.path.affine:
-        _check_ends(flow.path)
+    check_path(flow.path)
     flow.path.check(flow.coupling)
     flow.times.check(flow.path)
     predictions.check(flow.prediction, flow.path, flow.coupling, flow.source.name, flow.reflow or flow.distilled)
@@ -345,19 +326,6 @@ def _check(flow: FlowSpec) -> None:
         raise UserError(
             f"{_round(flow)}: path '{flow.path.label()}' is curved, few Euler steps cannot follow it. Use 'rectified'."
         )
-
-
-def _check_ends(path: Path) -> None:
-    """A velocity must be finite at both ends of the span: found late, it is a solve that left the finite numbers."""
-    for end, time in (("start_time", path.start_time), ("end_time", path.end_time)):
-        s = path.schedule(torch.tensor(time, dtype=torch.float64))
-        values = {"α": s.alpha, "σ": s.sigma, "α̇": s.d_alpha, "σ̇": s.d_sigma}
-        if lost := [f"{name} = {value.item():g}" for name, value in values.items() if not value.isfinite()]:
-            within = f"{time:g} − 1e-5" if end == "end_time" else f"{time:g} + 1e-5"
-            raise UserError(
-                f"path '{path.label()}': {' and '.join(lost)} at t = {time:g}. Set its {end} within, as {within}, "
-                "where all are finite."
-            )
 
 
 def _round(flow: FlowSpec) -> str:
