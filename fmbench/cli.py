@@ -25,7 +25,7 @@ from .cli_options import (
     Ray,
     Workers,
 )
-from .errors import UserError, unknown
+from .errors import UserError, guess, unknown
 
 app = typer.Typer(
     name="fmbench",
@@ -39,6 +39,7 @@ app = typer.Typer(
 
 KINDS = (
     "suites", "paths", "couplings", "times", "losses", "weights", "solvers", "grids", "metrics", "models", "data", "claims",
+    "recipes",
 )  # fmt: skip
 
 
@@ -134,46 +135,53 @@ def list_(
         raise unknown("kind", kind, KINDS)
     from rich.table import Table
 
+    from . import cards
     from .plugins import load_plugins
 
     load_plugins(plugin or [])
     table = Table(box=None, padding=(0, 2), show_header=kind == "metrics")
     for column in ["name", "about", *(["unit", "better"] if kind == "metrics" else [])]:
         table.add_column(column, no_wrap=column == "name")
-    for row in terminal.suite_lines() if kind == "suites" else terminal.component_lines(kind):
+    for row in terminal.suite_lines() if kind == "suites" else cards.lines(kind):
         table.add_row(*map(terminal.escaped, row))
     terminal.new_console().print(table)
 
 
 @app.command()
 def show(
-    suite: Annotated[
-        str, typer.Argument(metavar="SUITE|CLAIM", help="A shipped suite, the path of a YAML file, or a claim.")
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="SUITE|NAME",
+            help="A shipped suite, the path of a YAML file, or what `fmbench list` names: a claim, a metric, a solver …",
+        ),
     ],
     plugin: Plugins = None,
 ) -> None:
-    """Print a suite's YAML: the whole definition of the experiment, and a start for your own. Or a claim: its effect,
-    decision rule, metrics, axes and guards.
+    """Print a suite's YAML: the whole definition of the experiment, and a start for your own. Or what a component is: its
+    parameters with defaults and ranges, unit, direction, source; of a claim effect, decision rule, metrics, axes and guards.
 
     \b
     Examples:
       fmbench show moons-nfe-sweep
       fmbench show moons-nfe-sweep > my-suite.yaml
       fmbench show marginals-preserved
+      fmbench show minibatch-ot
     """
     from .plugins import load_plugins
-    from .suite import find, load, shipped
+    from .suite import find, is_file, load, shipped
 
     load_plugins(plugin or [])
-    if suite not in shipped():
-        from .claims import CLAIMS
-        from .claims.card import written
+    if name not in shipped() and not is_file(name):
+        from . import cards
 
-        if suite in CLAIMS.names():
-            typer.echo(written(CLAIMS.get(suite)), nl=False)
-            return
-    load(suite)
-    typer.echo(find(suite).read_text(encoding="utf-8"), nl=False)
+        if name not in cards.names():
+            known = guess(name, [*shipped(), *cards.names()])
+            raise UserError(f"unknown name '{name}'.{known} See `fmbench list` with {', '.join(KINDS)}.")
+        typer.echo(cards.written(name), nl=False)
+        return
+    load(name)
+    typer.echo(find(name).read_text(encoding="utf-8"), nl=False)
 
 
 @app.command()

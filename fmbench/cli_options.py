@@ -50,6 +50,8 @@ DataRoot = Annotated[
     typer.Option(
         "--data-root",
         callback=_told("FMBENCH_DATA"),
+        exists=True,
+        file_okay=False,
         help="Folder of image data sets, looked into before the hub (or FMBENCH_DATA).",
     ),
 ]

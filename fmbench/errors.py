@@ -34,6 +34,10 @@ def unknown(what: str, value: object, valid: Iterable[object], *, remedy: str = 
 def suggestion(value: object, valid: Iterable[object]) -> str:
     """The nearest match and the list of what is valid, as sentences that follow one."""
     names = sorted(str(name) for name in valid)
-    nearest = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
-    guess = f" Did you mean '{nearest[0]}'?" if nearest else ""
-    return f"{guess} Valid: {', '.join(names)}." if names else ""
+    return f"{guess(value, names)} Valid: {', '.join(names)}." if names else ""
+
+
+def guess(value: object, names: Iterable[str]) -> str:
+    """The nearest match as a sentence that follows one; nothing where none is near."""
+    nearest = difflib.get_close_matches(str(value), sorted(names), n=1, cutoff=0.5)
+    return f" Did you mean '{nearest[0]}'?" if nearest else ""

@@ -15,7 +15,7 @@ from .errors import UserError, unknown
 from .fields import label_of, name_of
 from .flow import predictions
 from .flow.losses import Loss
-from .flow.paths import check_schedule
+from .flow.path_checks import check_path
 from .flow.times import TIMES
 from .identity import Spec
 from .metrics.base import Metric
@@ -296,7 +296,7 @@ def _with_loss(train: TrainSettings, loss: Loss | None) -> TrainSettings:
 
 def _check(flow: FlowSpec) -> None:
     """What no key alone can tell: whether the parts of a flow fit together."""
-    check_schedule(flow.path)
+    check_path(flow.path)
     flow.path.check(flow.coupling)
     flow.times.check(flow.path)
     predictions.check(flow.prediction, flow.path, flow.coupling, flow.source.name, flow.reflow or flow.distilled)

@@ -42,10 +42,10 @@ def least_calls(table: pd.DataFrame, metric: str, within: float = 0.05, level: f
         but that the answer lies between the least budget and infinity.
 
     Raises:
-        UserError: within is negative, the metric has no direction, or no fixed-step solver was measured by it.
+        UserError: within is negative or not below 1, the metric has no direction, or no fixed-step solver was measured by it.
     """
-    if not within >= 0:
-        raise UserError(f"within = {within}: a share of the best value, 0 or more, as 0.05")
+    if not 0 <= within < 1:
+        raise UserError(f"within = {within}: a share of the best value, at least 0 and below 1, as 0.05 for 5 %")
     labelled = table.assign(flow=flow_labels(table), sampler=sampler_labels(table))
     rows = records(labelled[(labelled["metric"] == metric) & of_flows(labelled)])
     higher = next((row["higher_is_better"] for row in rows if row["higher_is_better"] is not None), None)

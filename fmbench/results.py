@@ -200,12 +200,12 @@ class Results:
 
         Args:
             metric: its name in the table; the main metric when None.
-            within: the share, 0.05 for 5 %.
+            within: the share, 0.05 for 5 %; at least 0 and below 1.
             solver: keep this solver's row of each flow (a `sampler` of `summary()`). The flow's best is over all
                 fixed-step solvers all the same.
 
         Raises:
-            UserError: unknown metric or solver, or one to which the question does not apply.
+            UserError: unknown metric or solver, or one to which the question does not apply; within is no such share.
         """
         metric = metric or self.main_metric
         if metric not in self.metrics:
@@ -263,8 +263,8 @@ class Results:
                 raise unknown("solver", solver, summary["sampler"].dropna().unique())
             summary = summary[summary["sampler"] == solver]
         if summary["solver"].eq(REFERENCE).all():  # its calls are an outcome: by them a line would become a diagonal
-            index, columns = (["sampler" if axis == "nfe" else axis for axis in names] for names in (index, columns))
-            index, columns = list(dict.fromkeys(index)), list(dict.fromkeys(columns))
+            named = (["sampler" if axis == "nfe" else axis for axis in names] for names in (index, columns))
+            index, columns = (list(dict.fromkeys(names)) for names in named)
             axes = [*index, *columns]
         if (crowded := summary.duplicated(axes, keep=False)).any():
             varying = [name for name in IDENTITY if summary.loc[crowded, name].nunique(dropna=False) > 1]
@@ -272,6 +272,7 @@ class Results:
                 f"pivot of '{metric}': several values fall into one cell; they differ in {', '.join(varying)}. "
                 f"Add these to index or columns, or choose one, as in pivot({varying[0]}=…)."
             )
+        summary = summary.astype({"nfe": "int64"} if (summary["nfe"] % 1 == 0).all() else {})  # reads 1, not 1.0
         texts = [interval_text(*row) for row in summary[["mean", "low", "high", "failures"]].itertuples(index=False)]
         names: Any = [axis[0] if len(axis) == 1 else axis for axis in (index, columns)]
         grid = summary.assign(text=texts).pivot(index=names[0], columns=names[1], values="text" if text else "mean")

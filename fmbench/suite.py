@@ -28,7 +28,16 @@ SHIPPED = next(
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which a key may stand only once."""
+    """Safe YAML in which a key may stand only once, and whose every finding has a place."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:  # its own let them through: `!!bool x`
+            value = repr(node.value)[:40] if isinstance(node, yaml.ScalarNode) else "this"
+            why = f": {error}" if isinstance(error, ValueError) else ""
+            found = f"{value} is no {node.tag.rpartition(':')[2]}{why}"
+            raise yaml.constructor.ConstructorError(None, None, found, node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         if isinstance(node, yaml.MappingNode):  # else the base class says what is wrong
@@ -42,8 +51,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# What PyYAML raises on broken input: its constructors let their own errors through (`!!bool x` is a KeyError).
-BROKEN_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+BROKEN_YAML = (yaml.YAMLError, RecursionError)
 
 
 def shipped() -> list[str]:
@@ -58,9 +66,15 @@ def find(name: str) -> FilePath:
     path = FilePath(name)
     if path.is_file():
         return path
-    if path.suffix in (".yaml", ".yml") or "/" in name or path.exists():
+    if is_file(name):
         raise UserError(f"no suite file at '{name}'. Give a path to a YAML file or one of: {', '.join(shipped())}.")
     raise unknown("suite", name, shipped(), remedy="A path to your own YAML file works too.")
+
+
+def is_file(name: str) -> bool:
+    """Whether a name is meant as a file's, be it there or not."""
+    path = FilePath(name)
+    return path.suffix in (".yaml", ".yml") or "/" in name or path.exists()
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Suite:
@@ -96,7 +110,7 @@ def _read(path: FilePath) -> dict[str, Any]:
             f"{path} is not a text file. A suite is YAML, such as `fmbench show moons-nfe-sweep` prints."
         ) from None
     except BROKEN_YAML as error:
-        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is no valid YAML: {_broken(error)}") from None
     if not isinstance(raw, dict):
         held = "is empty" if raw is None else f"holds a {type(raw).__name__}, not a mapping"
         raise UserError(
@@ -119,7 +133,17 @@ def value_of(text: str, option: str) -> Any:
     try:
         return yaml.load(text, Loader=_StrictLoader)
     except BROKEN_YAML as error:
-        raise UserError(f"{option}: the value is no valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{option}: the value is no valid YAML: {_broken(error)}") from None
+
+
+def _broken(error: Exception) -> str:
+    """What PyYAML found in one line: where, what is wrong there, inside of what."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem is None:
+        return " ".join(str(error).split())
+    around, begun = error.context, error.context_mark
+    inside = f", {around}{f' that begins on line {begun.line + 1}' if begun else ''}" if around else ""
+    place = error.problem_mark or begun
+    return f"{f'line {place.line + 1}, column {place.column + 1}: ' if place else ''}{error.problem}{inside}"
 
 
 def _put(node: Any, keys: list[str], value: Any, whole: str) -> Any:

@@ -25,6 +25,11 @@ CAUSES = 8  # of failures that are told
 WIDTH = 100
 
 
+def counted(n: int, what: str) -> str:
+    """ "1 flow", "2,000 flows"."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
 def carry_out(work: Callable[[Bars | None], Results], quiet: bool) -> None:
     """Does a run with bars, prints what it found, and ends with exit code 1 where cells failed."""
     import typer
@@ -83,9 +88,11 @@ class Bars:
         )
 
         flows, solves = len(plan.flows()), len(plan.references()) + len(plan.samples())
+        there = len(work.outcomes)
         self.console.print(
-            f"[bold]{plan.suite.suite}[/]: {flows} flows, {solves} solves, {len(plan.cells)} values; "
-            f"{len(work.outcomes)} values are already there. {len(devices)} × {devices[0]}.",
+            f"[bold]{plan.suite.suite}[/]: {counted(flows, 'flow')}, {counted(solves, 'solve')}, "
+            f"{counted(len(plan.cells), 'value')}; {counted(there, 'value')} {'is' if there == 1 else 'are'} already there. "
+            f"{len(devices)} × {devices[0]}.",
             highlight=False,
         )
         if not work.jobs:
@@ -95,13 +102,13 @@ class Bars:
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console,
         )  # fmt: skip
         totals = {
-            "trained": ("training", work.train_samples, "samples"),
-            "sampled": ("sampling", work.solves, "solves"),
-            "measured": ("measuring", work.values, "values"),
+            "trained": ("training", work.train_samples, "sample"),
+            "sampled": ("sampling", work.solves, "solve"),
+            "measured": ("measuring", work.values, "value"),
         }
         for what, (label, total, unit) in totals.items():
             if total:
-                self.tasks[what] = self.progress.add_task(label, total=total, unit=f"of {total:,} {unit}")
+                self.tasks[what] = self.progress.add_task(label, total=total, unit=f"of {counted(total, unit)}")
         self.progress.start()
 
     def advanced(self, what: str, amount: int) -> None:
@@ -150,7 +157,8 @@ def print_results(console: Console, results: Results) -> None:
             print_grid(console, exact, name if len(parts) > 1 else "")
     counts = results.table["status"].value_counts()
     console.print(
-        ", ".join(f"{count} {status}" for status, count in counts.items()) + f" of {len(results.table)} values"
+        ", ".join(f"{count} {status}" for status, count in counts.items())
+        + f" of {counted(len(results.table), 'value')}"
     )
     if remark := coarse(results):
         console.print(remark, highlight=False)
@@ -188,8 +196,8 @@ def print_verdicts(console: Console, verdicts: Sequence[dict[str, Any]], suite: 
         )
         return
     colours = {"supported": "green", "refuted": "bold red", "inconclusive": "yellow", "not tested": "dim"}
-    title = f"claims of {suite}" if suite else "claims"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="bold")
+    print_title(console, f"claims of {suite}" if suite else "claims")
+    table = Table(box=None, padding=(0, 1), header_style="bold")
     for column in ("claim", "verdict", "effect", "interval", "margin", "p"):
         table.add_column(column, no_wrap=column != "claim", overflow="fold")
     for item in verdicts:
@@ -215,7 +223,7 @@ def _number(value: Any) -> str:
 
 def print_failures(console: Console, results: Results) -> None:
     bad = results.table[results.table["status"].isin(["failed", "diverged", "timeout"])]
-    console.print(f"[bold red]{len(bad)} of {len(results.table)} values failed:[/]")
+    console.print(f"[bold red]{len(bad)} of {counted(len(results.table), 'value')} failed:[/]")
     causes = bad.groupby(["method", "status", "reason"], dropna=False).size().reset_index(name="count")
     causes = causes.sort_values("count", ascending=False, kind="stable")
     for method, status, reason, count in causes.head(CAUSES).itertuples(index=False):
@@ -231,7 +239,8 @@ def print_outline(outline: Any) -> None:
     from .store import Store
 
     console, store, plan, work = new_console(), Store(), outline.plan, outline.work
-    table = Table(title=f"{plan.suite.suite}: what would be done", title_justify="left", box=None, padding=(0, 2))
+    print_title(console, f"{plan.suite.suite}: what would be done")
+    table = Table(box=None, padding=(0, 2))
     for column in ("stage", "planned", "already there", "to do"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     stages: dict[str, list[bool]] = {}
@@ -268,7 +277,8 @@ def print_outline(outline: Any) -> None:
                 soft_wrap=True,
             )
     console.print(
-        f"{work.train_samples:,} samples to train on, {work.solves} solves, {work.values} values to measure.",
+        f"{counted(work.train_samples, 'sample')} to train on, {counted(work.solves, 'solve')}, "
+        f"{counted(work.values, 'value')} to measure.",
         highlight=False,
     )
 
@@ -279,45 +289,17 @@ def suite_lines() -> list[tuple[str, str]]:
     return [(name, f"{(suite := load(name)).title} ({suite.tier})") for name in shipped()]
 
 
-def component_lines(kind: str) -> list[tuple[str, ...]]:
-    from .claims import CLAIMS
-    from .data import DATA
-    from .flow import COUPLINGS, PATHS
-    from .flow.losses import LOSSES, WEIGHTS
-    from .flow.times import TIMES
-    from .metrics import METRICS
-    from .models import MODELS
-    from .solvers import GRIDS, SOLVERS
-
-    registry: Any = {
-        "paths": PATHS,
-        "couplings": COUPLINGS,
-        "times": TIMES,
-        "losses": LOSSES,
-        "weights": WEIGHTS,
-        "solvers": SOLVERS,
-        "grids": GRIDS,
-        "metrics": METRICS,
-        "models": MODELS,
-        "data": DATA,
-        "claims": CLAIMS,
-    }[kind]
-    lines = []
-    for name in registry.names():
-        component = registry.get(name)
-        about = " ".join((component.__doc__ or "").split("\n\n")[0].split())
-        better = {True: "higher", False: "lower", None: "-"}
-        facts = (component.unit, better[component.higher_is_better]) if kind == "metrics" else ()
-        lines.append((name, about, *facts))
-    return lines
+def print_title(console: Console, title: str) -> None:
+    """A table's title, as wide as the console: in the table it would break at a narrow table's width."""
+    console.print(title, style="table.title", highlight=False, markup=False)
 
 
 def print_grid(console: Console, grid: Grid, task: str = "") -> None:
     """A table, and the notes that its cells refer to."""
     from rich.table import Table
 
-    title = f"{grid.title} · {task}" if task else grid.title
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="bold")
+    print_title(console, f"{grid.title} · {task}" if task else grid.title)
+    table = Table(box=None, padding=(0, 1), header_style="bold")
     for column in grid.index:
         table.add_column(escaped(column), overflow="fold")
     for column in grid.columns:
@@ -332,7 +314,8 @@ def print_grid(console: Console, grid: Grid, task: str = "") -> None:
 def print_frame(console: Console, frame: Any, title: str) -> None:
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1), header_style="bold")
+    print_title(console, title)
+    table = Table(box=None, padding=(0, 1), header_style="bold")
     for column in frame.columns:
         table.add_column(escaped(str(column)), justify="right", overflow="fold")
     for row in frame.itertuples(index=False):

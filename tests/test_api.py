@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -336,3 +338,11 @@ def test_a_reference_solve_that_misses_its_tolerance_is_told(
         page = (Path(f"out-{tolerance}") / "report.html").read_text()
         for said in (done.out, text.replace("\\", ""), page):
             assert ("1 of 1 reference solves missed their tolerance" in " ".join(said.split())) is told
+
+
+def test_the_readme_names_functions_that_exist() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(fmbench(?:\.\w+)*)\.(\w+)\(", readme))
+    assert ("fmbench.claims.judge", "verdicts_of") in named
+    for module, function in named:
+        assert callable(getattr(importlib.import_module(module), function)), (module, function)

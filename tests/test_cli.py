@@ -111,6 +111,13 @@ def test_show_tells_a_claim(fmbench: Fmbench) -> None:
     assert told["axes"] == ["times = logit-normal", "times = uniform"]
 
 
+def test_show_tells_a_component_and_list_the_recipes(fmbench: Fmbench, plugin: Callable[[str], str]) -> None:
+    assert yaml.safe_load(fmbench("show", "w2").out)["unit"] == "data units"
+    power = yaml.safe_load(fmbench("show", "power", "--plugin", plugin("components")).out)
+    assert power["parameters"] == {"p": "number ≥ 1; default 1.5"}
+    assert "torchcfm" in fmbench("list", "recipes").out.split()
+
+
 def test_doctor(fmbench: Fmbench) -> None:
     answer = fmbench("doctor")
     assert answer.code == 0, answer.out
@@ -354,7 +361,8 @@ MISTAKES: list[tuple[list[Any], list[str]]] = [
     (["run", "tiny.yaml", "--dryrun"], ["--dryrun", "--dry-run"]),
     (["rum"], ["rum", "run"]),
     (["list", "path"], ["unknown kind 'path'", "'paths'"]),
-    (["show", "moons"], ["unknown suite 'moons'"]),
+    (["show", "moonz"], ["unknown name 'moonz'", "Did you mean 'moons'?", "recipes"]),
+    (["show", "nothing.yaml"], ["no suite file at 'nothing.yaml'"]),
     (["show", "broken.yaml"], ["no valid YAML"]),
     (["report", "nowhere"], ["nowhere does not exist", "fmbench run"]),
     (["report", "."], ["is no result"]),
@@ -412,6 +420,8 @@ MISTAKES: list[tuple[list[Any], list[str]]] = [
     (["run", "tiny.yaml", "--out", ""], ["--out ''", "empty", ". for this folder"]),
     (["evaluate", "x.py:f", "--data", "moons", "--out", " "], ["--out ' '", "empty"]),
     (["report", "damaged", "--out", ""], ["--out ''", "empty"]),
+    (["run", "tiny.yaml", "--data-root", "/nope"], ["--data-root", "'/nope' does not exist"]),
+    (["run", "tiny.yaml", "--data-root", "a_file"], ["--data-root", "'a_file' is a file"]),
     (["run", "tiny.yaml", "--set", "pairs.init=previus"], ["pairs.init = 'previus'", "'previous'"]),
 ]
 

@@ -65,7 +65,7 @@ def test_a_field_from_a_file(fmbench: Callable[..., Any], field: Path, tmp_path:
 
     field.write_text(FIELD.format(slope=0.6))  # an edit, in the same second and of the same length
     again = fmbench(*words)
-    assert "1 values are already there" in " ".join(again.out.split())  # the floor
+    assert "1 value is already there" in " ".join(again.out.split())  # the floor
     edited = table_of(folder)
     assert set(edited["key"]) & set(table["key"]) == set(table[table["model"] == "data"]["key"])
     assert not np.allclose(edited["value"], table["value"])
@@ -159,6 +159,7 @@ def test_data_and_inception_weights_are_told_to_workers(
 
     for name in ("FMBENCH_DATA", "FMBENCH_INCEPTION_WEIGHTS"):
         monkeypatch.setenv(name, "before")  # so that what the command sets is undone
+    (field.parent / "mirror").mkdir()
     words = ("--data", "moons", "--nfe", 1, "--dry-run", "--data-root", "mirror", "--inception-weights", "w.pth")
     assert fmbench("evaluate", "my.py:velocity", *words).code == 0
     assert (os.environ["FMBENCH_DATA"], os.environ["FMBENCH_INCEPTION_WEIGHTS"]) == ("mirror", "w.pth")

@@ -123,6 +123,8 @@ def test_questions_without_an_answer() -> None:
         run.nfe_to_reach("nfe")
     with pytest.raises(UserError, match="within = "):
         run.nfe_to_reach(within=-0.1)
+    with pytest.raises(UserError, match=r"within = 5: .* below 1, as 0.05 for 5 %"):
+        run.nfe_to_reach(within=5)
 
 
 def test_the_interval_covers_the_true_answer() -> None:

@@ -174,6 +174,8 @@ def test_pivot_by_hand_keeps_solvers_apart() -> None:
     assert run.pivot("straightness", index="metric").loc["straightness", "RF"] == 0.5
     assert run.pivot("w2", index=["sampler", "nfe"]).loc[("heun", 4.0), "RF"] == 100
     assert run.pivot("w2", solver="euler", text=True).loc[2.0, "RF"] == "8.00 ± 0.20"
+    assert [str(nfe) for nfe in grid.index] == ["2", "4"], "whole calls read as such"
+    assert str(run.pivot("w2", index=["sampler", "nfe"]).loc["heun"].index[0]) == "4"
     with pytest.raises(UserError, match="Did you mean 'euler'"):
         run.pivot("w2", solver="eular")
     with pytest.raises(UserError, match="unknown metric 'w3'"):

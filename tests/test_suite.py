@@ -195,8 +195,12 @@ def test_a_mistake_names_its_key_and_what_is_valid(tiny: Tiny, override: str, wo
         (b"# a comment\n", ["is empty"]),
         (b"- a\n- b\n", ["list", "mapping"]),
         (b"just words", ["str", "mapping"]),
-        (b"a: [1, 2", ["no valid YAML"]),
-        (b"a: b: c", ["no valid YAML"]),
+        (
+            b"x: 1\na: [1, 2",
+            ["no valid YAML: line 2, column 9: expected ',' or ']'", "flow sequence that begins on line 2"],
+        ),
+        (b"x: 1\na: b: c", ["no valid YAML: line 2, column 5: mapping values are not allowed here"]),
+        (b"a:\n  - 1\n b: 2\n", ["no valid YAML: line 3, column 2: expected <block end>"]),
         (b"\x00\x01\x02", ["not a text file"]),
         (b"PK\x03\x04" + bytes(range(256)), ["not a text file"]),
         ("suite: größe".encode("latin-1"), ["not a text file"]),
@@ -206,12 +210,12 @@ def test_a_mistake_names_its_key_and_what_is_valid(tiny: Tiny, override: str, wo
         (b"a: " + b"[" * 5000, ["no valid YAML"]),
         (b"a: 1\n---\nb: 2\n", ["no valid YAML"]),
         (b"a: !!python/object/apply:os.system [ls]", ["no valid YAML"]),
-        (b"a: !!bool x", ["no valid YAML"]),
+        (b"a: !!bool x", ["no valid YAML: line 1, column 4: 'x' is no bool"]),
         (b"a: !!map [b]", ["no valid YAML"]),
         (b"a: !!timestamp x", ["no valid YAML"]),
         (b"a: !!int ''", ["no valid YAML"]),
-        (b"a: 2001-99-99", ["no valid YAML"]),
-        (b"? [1]\n: 2\n", ["no valid YAML"]),
+        (b"b: 1\na: 2001-99-99", ["no valid YAML: line 2, column 4: '2001-99-99' is no timestamp", "month must be"]),
+        (b"? [1]\n: 2\n", ["no valid YAML: line 1, column 3: found unhashable key"]),
         (b"a: " + b"9" * 5000, ["no valid YAML"]),
         (b"a: &a [*a]", ["unknown key 'a'"]),
         (b"suite: &a [*a]", ["suite"]),
@@ -224,6 +228,8 @@ def test_files_that_are_no_suite(read: Callable[[bytes], Suite], content: bytes,
         read(content)
     assert [word for word in words if word not in str(caught.value)] == [], caught.value
     assert "own.yaml" in str(caught.value)
+    assert "<unicode string>" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_numbers_and_merges_as_yaml_writes_them(tiny: Tiny, read: Callable[[str], Suite]) -> None:
@@ -301,7 +307,7 @@ def test_overrides(tiny: Tiny) -> None:
     [
         ("flow.seed", ["--set 'flow.seed'", "key=value"]),
         ("=3", ["--set '=3'", "key=value"]),
-        ("flow.seed=[1", ["--set 'flow.seed=[1'", "YAML"]),
+        ("flow.seed=[1", ["--set 'flow.seed=[1'", "YAML: line 1, column 3: expected ',' or ']'"]),
         ("flow.seed=!!bool x", ["YAML"]),
         ("flow.seed=" + "[" * 3000, ["YAML"]),
         ("sample.solvers.7.nfe=1", ["sample.solvers.7.nfe", "'7'", "0 (euler), 1 (heun)"]),

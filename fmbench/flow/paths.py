@@ -20,8 +20,6 @@ from ..errors import UserError
 from ..registry import Component
 from .couplings import Coupling
 
-WRONG_SLOPE = 1e-3  # a gap that neither float32 nor the curvature of a sane path explains
-
 
 @dataclass(frozen=True)
 class Schedule:
@@ -253,40 +251,6 @@ class VE(Path):
     def time_at(self, half_log_snr: Tensor) -> Tensor:
         rate = math.log(self.sigma_max / self.sigma_min)
         return (1 + (half_log_snr + math.log(self.sigma_min)) / rate).clamp(0, 1)
-
-
-def check_schedule(path: Path) -> None:
-    """Raises `UserError` where a path's schedule is none: absent, with wrong derivatives, or not finite at an end."""
-    try:
-        schedule = path.schedule(torch.zeros((), dtype=torch.float64))
-    except NotImplementedError:
-        raise UserError(
-            f"path '{path.name}' has no schedule: implement schedule(t), or alpha(t) and sigma(t) of a UserPath"
-        ) from None
-    if not isinstance(schedule, Schedule):
-        raise UserError(
-            f"path '{path.name}': schedule(t) returns {type(schedule).__name__}, not a Schedule(α, σ, α̇, σ̇)"
-        )
-    if path.sound and (gap := derivative_gap(path, 1e-3)) > WRONG_SLOPE:
-        raise UserError(
-            f"path '{path.label()}': its derivatives are not those of its α and σ: they differ from differences by "
-            f"{gap:.2g}, relative to the largest. Mend d_alpha and d_sigma, or leave them out of a UserPath."
-        )
-    if path.affine:
-        _check_ends(path)
-
-
-def _check_ends(path: Path) -> None:
-    """A velocity must be finite at both ends of the span: found late, it is a solve that left the finite numbers."""
-    for end, time in (("start_time", path.start_time), ("end_time", path.end_time)):
-        s = path.schedule(torch.tensor(time, dtype=torch.float64))
-        values = {"α": s.alpha, "σ": s.sigma, "α̇": s.d_alpha, "σ̇": s.d_sigma}
-        if lost := [f"{name} = {value.item():g}" for name, value in values.items() if not value.isfinite()]:
-            within = f"{time:g} − 1e-5" if end == "end_time" else f"{time:g} + 1e-5"
-            raise UserError(
-                f"path '{path.label()}': {' and '.join(lost)} at t = {time:g}. Set its {end} within, as {within}, "
-                "where all are finite."
-            )
 
 
 def derivative_gap(path: Path, h: float) -> float:

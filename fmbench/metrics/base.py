@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -116,6 +117,28 @@ class Evidence(Pairing):
         return self.velocity(t, x)
 
 
+PROMISED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "measure": ("an Estimate(value, stderr, n)", lambda given: isinstance(given, Estimate)),
+    "distance": ("an Estimate(value, stderr, n)", lambda given: isinstance(given, Estimate)),
+    "per_sample": ("a tensor (n,), one number a sample", lambda given: isinstance(given, Tensor) and given.dim() == 1),
+}
+"""What a metric's methods must give, in words, and whether they did."""
+
+
+def _kept(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method; what it gives is told, where it is called, if it is not what it must be."""
+    words, right = PROMISED[name]
+
+    @functools.wraps(method)
+    def called(self: Metric, *args: Any, **kwargs: Any) -> Any:
+        if not right(given := method(self, *args, **kwargs)):
+            what = f"a tensor of shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+            raise UserError(f"metric '{self.name}': {name} gives {what}, not {words}")
+        return given
+
+    return called
+
+
 class Metric(Component):
     """Base of all metrics. A plug-in derives from one of the bases below, or from this.
 
@@ -131,6 +154,8 @@ class Metric(Component):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        for name in vars(cls).keys() & PROMISED.keys():
+            setattr(cls, name, _kept(name, vars(cls)[name]))
         if getattr(cls, "scope", "flow") not in (scopes := ("samples", "flow", "coupling")):
             raise UserError(f"metric {cls.__name__}: scope = {cls.scope!r}: valid are {', '.join(scopes)}")
 

@@ -28,7 +28,9 @@ def reach_grids(results: Results, within: float = WITHIN) -> list[Grid]:
     if table.empty:
         return []
     parts = tasks(table)
-    title = f"Network calls to come within {within:.0%} of the flow's own best {results.main_metric} (95 % interval)"
+    title = (
+        f"Network calls to come within {100 * within:g} % of the flow's own best {results.main_metric} (95 % interval)"
+    )
     return [_grid(f"{title} · {name}" if len(parts) > 1 else title, part) for name, part in parts]
 
 

@@ -210,11 +210,18 @@ def grids(results: Results) -> list[Grid]:
     found = reach_grids(results)
     for name, summary in parts:
         several = f" · {name}" if len(parts) > 1 else ""
-        sampled = [sampled_grid(summary, metric) for metric in sampled_metrics(results)]
+        sampled = [
+            sampled_grid(summary, m) for m in sampled_metrics(results) if _tells(summary, m, results.main_metric)
+        ]
         made = [*sampled, flow_grid(summary), truth_grid(summary)]
         found += [replace(grid, title=grid.title + several) for grid in made if grid.rows]
     found += filter(None, [beside_grid(results)])
     return found
+
+
+def _tells(summary: pd.DataFrame, metric: str, main: str) -> bool:
+    """Whether a table of the metric says more than its row heads: the calls of fixed-step solvers are those asked for."""
+    return metric != "nfe" or main == "nfe" or bool(summary.loc[summary["metric"] == "nfe", "rtol"].notna().any())
 
 
 def failures(results: Results) -> list[Row]:

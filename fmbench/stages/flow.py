@@ -18,7 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..averaging import half_life
 from ..data.base import Data
@@ -228,7 +228,12 @@ def parametrisation(spec: FlowSpec, data_std: float) -> Parametrisation:
 def untrained(spec: FlowSpec, seeds: Sequence[int]) -> Network:
     """Fresh networks of a flow, one a seed. A model that knows no labels need not take the number of classes."""
     labels = () if spec.classes is None else (spec.classes,)
-    return spec.model.network(spec.data.shape, seeds, *labels)
+    network = spec.model.network(spec.data.shape, seeds, *labels)
+    if not isinstance(network, nn.Module):  # of a user's own
+        raise UserError(
+            f"model '{spec.model.name}': network(shape, seeds) gives {type(network).__name__}, not a torch.nn.Module"
+        )
+    return network
 
 
 def velocity_field(spec: FlowSpec, weights: dict[str, Tensor] | None, device: str = "cpu") -> VelocityField:

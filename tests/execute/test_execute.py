@@ -264,6 +264,9 @@ def test_metrics_that_go_wrong_fail_alone(
     assert set(rows["skips"]) == {"not on a Tuesday"}
     assert set(rows["no_number"]) == {"the metric's value is not a number (nan)"}
     assert all("SystemExit" in reason for reason in rows["exits"])
+    assert set(rows["wrong_kind"]) == {
+        "UserError: metric 'wrong_kind': measure gives str, not an Estimate(value, stderr, n)"
+    }
 
     from fmbench.metrics import METRICS
 

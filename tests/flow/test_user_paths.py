@@ -133,6 +133,27 @@ def test_a_derivative_that_diverges_at_an_end_is_told_while_planning(tiny: Calla
     assert plan_of(tiny, "test-in-time").cells
 
 
+@pytest.mark.parametrize(
+    ("alpha", "said"),
+    [
+        (
+            lambda t: torch.tensor(math.sin(t)),
+            r"schedule\(t\) raises \w+ at t of shape \(2,\): .*t is a tensor of any shape",
+        ),
+        (lambda t: torch.stack(list(t)), r"schedule\(t\) raises TypeError at t of shape \(\): .*any shape, \(\) too"),
+        (lambda t: 1.0, r"schedule\(t\) gives α as float at t of shape \(\): .*torch.ones_like"),
+        (lambda t: t.sum(), r"schedule\(t\) gives α as shape \(\) at t of shape \(2,\)"),
+        (lambda t: t * math.nan, r"α = nan at t = 0.1, between the ends, .*Mend its formula"),
+    ],
+)
+def test_a_formula_that_takes_no_tensor_is_told_while_planning(
+    tiny: Callable[..., dict[str, Any]], alpha: Callable[[Tensor], Any], said: str
+) -> None:
+    path_from("test-clumsy", alpha, rest, d_alpha=torch.ones_like)
+    with pytest.raises(UserError, match=f"path 'test-clumsy': {said}"):
+        plan_of(tiny, "test-clumsy")
+
+
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_plugin_file_serves_workers(
     tiny: Callable[..., dict[str, Any]], measured: Callable[..., pd.DataFrame], tmp_path: FilePath, workers: int

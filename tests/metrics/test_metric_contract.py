@@ -15,9 +15,9 @@ from torch import Tensor
 
 from fmbench.data import DATA, Data
 from fmbench.data.toys import Normal
-from fmbench.errors import Skip, Unavailable
+from fmbench.errors import Skip, Unavailable, UserError
 from fmbench.metrics import METRICS, Metric
-from fmbench.metrics.base import TwoSampleMetric
+from fmbench.metrics.base import Evidence, PerSampleMetric, TwoSampleMetric
 from fmbench.metrics.fid import FID, FeatureMetric
 from fmbench.randomness import generator
 from fmbench.statistics import Estimate
@@ -138,3 +138,34 @@ def test_floor_is_of_the_data_alone(metric: Metric) -> None:
     assert floor == metric.floor(data, n, 0)
     assert floor != metric.floor(data, n, 1) or metric.name in COUNTS
     assert floor.n == n
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(0.5, "gives float"), (torch.ones(()), r"gives a tensor of shape \(\)"), (None, "gives NoneType")],
+)
+def test_what_a_metric_s_method_must_give_is_told_where_it_is_called(given: object, said: str) -> None:
+    class Clumsy(PerSampleMetric):
+        name = "clumsy"
+        unit = "1"
+
+        def per_sample(self, geometry: object) -> Tensor:
+            return given  # type: ignore[return-value]
+
+        def measure(self, evidence: Evidence) -> Estimate:
+            return given if evidence is None else super().measure(evidence)  # type: ignore[return-value]
+
+    class Distant(TwoSampleMetric):
+        name = "distant"
+        unit = "1"
+
+        def distance(self, x: Tensor, y: Tensor) -> Estimate:
+            return given  # type: ignore[return-value]
+
+    seen = evidence(images(8))
+    with pytest.raises(UserError, match=f"metric 'clumsy': measure {said}, not an Estimate"):
+        Clumsy().measure(None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=f"metric 'clumsy': per_sample {said}, not a tensor \\(n,\\)"):
+        Clumsy().measure(seen)
+    with pytest.raises(UserError, match=f"metric 'distant': distance {said}, not an Estimate"):
+        Distant().measure(seen)

@@ -98,3 +98,34 @@ def test_several_results_are_drawn_side_by_side(
     assert seen["charts"] == 11
     assert seen["asked"] == []
     assert seen["complaints"] == []
+
+
+WIDEST = Path(__file__).parent.parent.parent / "results" / "reference" / "reflow-2d"  # nine claims, ten flows
+
+
+def test_the_table_of_claims_fits_and_its_numbers_stay_whole(browser: Any, tmp_path: Path) -> None:
+    browser.set_window_size(1100, 1600)
+    opened(browser, write_page([Results.load(WIDEST)], tmp_path / "report.html"))
+    hidden, broken = browser.execute_script(
+        """const table = document.querySelector("table.claims"), box = table.parentElement;
+        const numbers = [...table.querySelectorAll("td:not(.long)")];
+        return [box.scrollWidth - box.clientWidth, numbers.filter(n => n.getClientRects().length != 1
+            || getComputedStyle(n).whiteSpace != "nowrap").length]"""
+    )
+    assert (hidden, broken) == (0, 0)
+
+
+def test_every_table_and_figure_fits_on_paper(browser: Any, tmp_path: Path) -> None:
+    opened(browser, write_page([Results.load(WIDEST)], tmp_path / "report.html"))
+    width, height = 718, 1047  # A4 less its margins, in CSS pixels
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    shapes = browser.execute_script(
+        """return [...document.querySelectorAll("table, .chart svg")].map(each => [each.tagName,
+            each.getBoundingClientRect().right, each.getBoundingClientRect().height])"""
+    )
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert max(right for _, right, _ in shapes) <= width
+    assert max(tall for tag, _, tall in shapes if tag == "svg") <= height

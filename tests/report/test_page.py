@@ -92,7 +92,7 @@ def test_the_page_says_what_matters(page: str) -> None:
         assert text in page
     drawn = page.split("\n<script>")[0].count("<svg")
     assert drawn == 5 + (5 * 4 + 1) + (5 * 2 + 1)  # trajectories, samples of two solvers, the data beside each
-    assert "Network calls to come within 5% of the flow&#39;s own best w2" in page
+    assert "Network calls to come within 5 % of the flow&#39;s own best w2" in page
 
 
 @pytest.mark.parametrize("evil", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script><b>"])

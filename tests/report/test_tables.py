@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,19 @@ def test_an_exact_value_is_no_flow() -> None:
     assert list(results.pivot("transport_cost", index="metric").columns) == ["RF", "VP"]
 
 
+def test_calls_have_a_table_only_where_a_solver_chooses_them(run: Results) -> None:
+    calls = [
+        row | {"metric": "nfe", "value": row["nfe"], "unit": "1"}
+        for row in run.select(metric="w2").table.to_dict("records")
+    ]
+    fixed = [row for row in calls if pd.isna(row["rtol"]) and row["model"] != "data"]
+    titles = [
+        [grid.title for grid in grids(Results(pd.concat([run.table, frame(more)], ignore_index=True)))]
+        for more in (fixed, calls)
+    ]
+    assert [any(title.startswith("nfe") for title in told) for told in titles] == [False, True]
+
+
 def test_headline_takes_the_best_fixed_solver_at_each_budget(run: Results) -> None:
     grid = headline_grid(run.summary(), "w2")
     assert grid is not None
@@ -194,6 +208,10 @@ def test_markdown_latex_and_csv(run: Results) -> None:
     assert len(back) == len(run.summary())
     assert back["mean"].sum() == pytest.approx(run.summary()["mean"].sum())
     assert set(back["results"]) == {run.name}
+
+
+def test_per_cent_is_written_in_one_way(run: Results) -> None:
+    assert set(re.findall(r".\\%", render([run], "latex"))) == {" \\%"}
 
 
 def test_unknown_format_and_nothing_to_report(run: Results) -> None:

@@ -343,3 +343,9 @@ def test_a_network_of_another_shape_is_refused_though_it_broadcasts(monkeypatch:
     monkeypatch.setattr(network, "forward", lambda *given: whole(*given)[..., :1])
     with pytest.raises(UserError, match=r"its network gives the shape .* for x of shape .*: they must"):
         train([flow(**CASES[next(iter(CASES))])])
+
+
+def test_a_model_without_a_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MODELS.get("mlp"), "network", lambda *given: None)
+    with pytest.raises(UserError, match=r"model 'mlp': network\(shape, seeds\) gives NoneType, not a torch.nn.Module"):
+        train([flow(**CASES["plain"])])
