@@ -65,9 +65,7 @@ class TrainSettings(Record):
     precision: Precision = "float32"
     loss: Loss = MSE()
     weight: Weight = Uniform()
-    compile: bool | Literal["reduce-overhead"] = (
-        False  # by torch.compile; by name, in its mode that records CUDA graphs
-    )
+    compile: bool | Literal["reduce-overhead"] = False  # by torch.compile; by name: its mode of CUDA graphs
 
     silent = frozenset({"compile"})
     unchanged = {"loss": {"name": "mse", "version": 1}, "weight": {"name": "uniform", "version": 1}, "ema_ramp": 0.05}
