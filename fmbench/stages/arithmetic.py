@@ -78,6 +78,9 @@ class Graphed:
 
     def __init__(self, field: Field, device: str):
         self.field, self.device = field, device
+        self.stream = torch.cuda.Stream(
+            device
+        )  # torch's own is of the current GPU, and would record nothing of this one
         self.recorded: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
         self.pool = torch.cuda.graph_pool_handle()
         self.held_mb = 0.0
@@ -95,15 +98,14 @@ class Graphed:
 
     def _record(self, given: tuple[Tensor, ...]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
         inputs = [tensor.to(self.device, copy=True) for tensor in given]
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
             for _ in range(3):  # compiles, and lets libraries choose their kernels: nothing of that may be recorded
                 self.field(*inputs)
-        torch.cuda.current_stream(self.device).wait_stream(side)
+        torch.cuda.current_stream(self.device).wait_stream(self.stream)
         torch.cuda.synchronize(self.device)
         before, graph = torch.cuda.memory_reserved(self.device), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
             output = self.field(*inputs)
         self.held_mb += max(0, torch.cuda.memory_reserved(self.device) - before) / 2**20
         return graph, inputs, output

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
+from unittest.mock import MagicMock, call
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from fmbench.randomness import stream
 from fmbench.solvers import GRIDS, SOLVERS
 from fmbench.solvers.fourth_order import RK4
 from fmbench.stages import sample as sampling
+from fmbench.stages.arithmetic import Graphed
 from fmbench.stages.flow import FlowSpec, PairsSpec, velocity_field
 from fmbench.stages.sample import (
     Reference,
@@ -397,6 +399,16 @@ def test_bfloat16_rounds_the_network_and_not_the_state() -> None:
     assert 0 < gap < 2**-7 * 20, "8 bits of values up to about 10, over a few products"
     tf32 = sample(sample_spec(precision="tf32"), Network()).x
     assert torch.equal(tf32, plain), "a processor has no such products"
+
+
+def test_a_graph_is_recorded_on_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the first GPU's stream a graph of another is empty: its replay gives the first velocity again and again."""
+    cuda = MagicMock()
+    cuda.memory_reserved.return_value = 0
+    monkeypatch.setattr(torch, "cuda", cuda)
+    Graphed(lambda t, x: t * x, "cpu")(torch.ones(()), torch.ones(3, 2))
+    assert cuda.Stream.call_args_list == [call("cpu")]
+    assert cuda.graph.call_args.kwargs["stream"] is cuda.Stream.return_value
 
 
 def test_a_compiled_field_is_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
