@@ -78,9 +78,7 @@ class Graphed:
 
     def __init__(self, field: Field, device: str):
         self.field, self.device = field, device
-        self.stream = torch.cuda.Stream(
-            device
-        )  # torch's own is of the current GPU, and would record nothing of this one
+        self.stream = torch.cuda.Stream(device)  # torch's own is of the current GPU: nothing of another is recorded
         self.recorded: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
         self.pool = torch.cuda.graph_pool_handle()
         self.held_mb = 0.0
