@@ -75,7 +75,7 @@ def test_a_run_leaves_verdicts(done: Path) -> None:
     page = (done / "report.html").read_text()
     assert all(verdict["claim"] in page for verdict in verdicts)
     assert page.count("2 rows: straightness of path rectified, vp-cosine · seed 0") == 2
-    assert "<td>missing rows</td>" in page
+    assert "guard <b>missing rows</b>" in page
     # closed form: S(rectified) − S(vp-cosine) for this Gaussian, by math.md's integral
     stderr = (verdicts[0]["high"] - verdicts[0]["low"]) / (2 * 1.96)  # one seed: the samples' error, no Student
     assert verdicts[0]["effect"] == pytest.approx(gaussian_gap(), abs=4 * stderr)
