@@ -216,7 +216,8 @@ def report(
       fmbench report results/moons-nfe-sweep --format svg --out figure.svg
     """
     format = terminal.format_of(format, out)
-    from .results import Results, told_apart
+    from .namesakes import told_apart
+    from .results import Results
     from .store import write_atomically
 
     results = told_apart([Results.load(directory) for directory in directories])
@@ -257,9 +258,10 @@ def compare(
       fmbench compare results/before results/after
       fmbench compare results/before results/after --fail-on-regression
     """
+    from .namesakes import told_apart
     from .report.compare import compare as compare_results
     from .report.compare import regressed, summary
-    from .results import Results, told_apart
+    from .results import Results
 
     before, after = told_apart([Results.load(a), Results.load(b)])
     table = compare_results(before, after, alpha=alpha)

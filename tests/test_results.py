@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmbench.errors import UserError
+from fmbench.namesakes import told_apart
 from fmbench.report.compare import compare
 from fmbench.report.tables import terminal_pivot
-from fmbench.results import COLUMNS, Results, frame, interval_text, told_apart
+from fmbench.results import COLUMNS, Results, frame, interval_text
 from fmbench.statistics import interval
 from fmbench.table import read_table
 
