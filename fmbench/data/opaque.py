@@ -17,7 +17,10 @@ def opaque(picture: Image, channels: int | None, place: str) -> Image:
         UserError: it has more than 8 bits, or pixels that are seen through.
     """
     mode = picture.mode
-    if mode == "F" or mode.startswith("I"):
+    stored = [
+        str(tile) for tile in getattr(picture, "tile", ())
+    ]  # Pillow's modes of colours have 8 bits, whatever is stored
+    if mode == "F" or mode.startswith("I") or any(";16" in how for how in stored):
         raise UserError(f"{place} is no 8-bit picture (mode {mode})")
     grey = (channels or (1 if mode in ("1", "L") else 3)) == 1
     if picture.has_transparency_data:

@@ -6,9 +6,11 @@ import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -391,6 +393,20 @@ def test_two_processes_decode_once_and_a_killed_one_leaves_nothing_that_looks_wh
     assert not files_of(cache)
     told = [process.communicate()[0].splitlines() for process in [decoding(0.002), decoding(0.002)]]
     assert sorted(line for lines in told for line in lines) == ["decoding", "decoding", "ready 60 40", "ready 60 40"]
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3), (6, 4)], ids=["grey", "RGB", "RGBA"])
+def test_16_bits_are_not_cut_to_8_in_silence(kind: int, channels: int) -> None:
+    """Pillow opens a colour PNG of 16 bits in a mode of 8."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    rows = (b"\0" + bytes(range(8 * channels))) * 4  # 4 pixels, two bytes a channel
+    file = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, kind, 0, 0, 0))
+    file += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    with pytest.raises(UserError, match="it is no 8-bit picture"):
+        decoded._pixels(file, decoded.Reading(), "it")
 
 
 def test_transparency_is_not_dropped_in_silence(mirror: Path) -> None:
