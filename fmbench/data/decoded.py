@@ -31,7 +31,7 @@ from ..registry import changed
 from .opaque import opaque
 from .sources import Source
 
-VERSION = 1  # of the decoding: raise it when the bytes change
+VERSION = 2  # of the decoding: raise it when the bytes change, or what is refused
 BLOCK = 1000  # pictures in memory at a time
 PIXELS, LABELS, RECORD = "pixels.u8", "labels.i64", "record.json"
 
