@@ -80,7 +80,9 @@ def gradient(loss: Tensor, network: Sequence[Tensor]) -> Tensor:
 def of_squares(top: Tensor, bottom: Tensor) -> Estimate:
     """‖E a‖² / ‖E b‖² of K independent parts a and b, `(K, P)` each; infinite error for K < 3: two have one product alone."""
     found = ratio(products(top), products(bottom))
-    return replace(found, stderr=2 * found.stderr if len(top) > 2 else math.inf)  # a part is in its row and in all others
+    return replace(
+        found, stderr=2 * found.stderr if len(top) > 2 else math.inf
+    )  # a part is in its row and in all others
 
 
 def products(parts: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class Recall(Manifold):
     side = 1
 
     def of_balls(self, x: Summary, real: Summary) -> Estimate:
-        """By the jackknife over GROUPS random groups of at most `PART` images: the variance falls with 1/n."""
+        """By the jackknife over GROUPS random groups of at most `PART` images: its square falls nearly with 1/n."""
         images = shuffled(part(x), "generated")
         count = min(GROUPS, len(images))
         if len(images) - math.ceil(len(images) / count) <= self.neighbours:
@@ -81,7 +81,9 @@ class Recall(Manifold):
 def _both(x: Content, real: Content, neighbours: int, device: str) -> tuple[float, float]:
     """Each distance between the sides is computed once, on the device, where torch-fidelity's takes them to the CPU twice."""
     facts = {"radii_of": real.digest.hex(), "neighbours": neighbours}  # the real images' are every cell's
-    real_balls = desk().remember(facts, lambda: {"radii": _radii(real.tensor.to(device), neighbours).cpu()})["radii"].to(device)
+    real_balls = (
+        desk().remember(facts, lambda: {"radii": _radii(real.tensor.to(device), neighbours).cpu()})["radii"].to(device)
+    )
     points, real_points = x.tensor.to(device), real.tensor.to(device)
     balls = _radii(points, neighbours)
     found, covered = 0, torch.zeros(len(real_points), dtype=torch.bool, device=device)

@@ -244,7 +244,7 @@ def coverage(metric: TwoSampleMetric, n: int, replications: int = 400) -> float:
 
 @pytest.mark.parametrize("std", [1e-3, 10.0])
 def test_mmds_error_knows_that_its_bandwidth_is_measured(std: float) -> None:
-    """Far from the data what other real samples change is mostly undone by their median; the twin that has h given is too wide."""
+    """Far from the data what other real samples change their median mostly undoes; the twin with h as given is too wide."""
     replications, n = 200, 100
     drawn = [(gaussian(n, [0.0] * 4, std, "x", k), gaussian(n, [0.0] * 4, 1, "y", k)) for k in range(replications)]
     found = [MMD().distance(x, y) for x, y in drawn]
