@@ -151,7 +151,8 @@ class IdentityResidual(Metric):
     """A − (2 − T) C_gen − S over [0, T], A − C_gen − S at T = 1: 0 for every flow, and what integration leaves of it.
 
     Its error joins the spread over samples with the reference solve's own error δ, √(E‖δ‖² / D), which moves C_gen by up to
-    2 √C_gen √(E‖δ‖²), and the rounding of float32 sums.
+    2 √C_gen √(E‖δ‖²), and the rounding of float32 sums. It does not hold the quadrature's error in time, which is the value
+    itself where that is large: on the stiff `ve` 2e-5 of A, many standard errors.
     """
 
     name = "identity_residual"

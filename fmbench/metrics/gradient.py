@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from pydantic import PositiveInt
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..errors import Skip
 from ..randomness import generator
-from ..statistics import Estimate
+from ..statistics import Estimate, ratio
 from . import truth
 from .balance import OverPath, required
 from .base import Evidence, Exact
@@ -23,11 +24,13 @@ class GradientGap(OverPath):
     """‖∇L_CFM − ∇L_FM‖² / ‖∇L_FM‖² in the parameters of a small network drawn at random: 0, for both gradients are equal.
 
     L_CFM = E‖F − u_t‖² has the path's own targets, L_FM = E‖F − v(t, x_t)‖² the exact marginal velocity, on the same points.
-    Both squares are unbiased, products of the gradients of different parts of the points: the value may be negative. For flows
-    whose exact velocity is known; no trained model takes part. `width` is the hidden layer's.
+    Both squares are unbiased, products of the gradients of different parts of the points: the value may be negative; standard
+    error by the delta method over the parts. For flows whose exact velocity is known; no trained model takes part. `width` is
+    the hidden layer's.
     """
 
     name = "gradient_gap"
+    version = 2  # the bottom of the ratio counted as known, the parts as infinitely many
     unit = "1"
     source = "Lipman et al. 2023, theorem 2"
     width: PositiveInt = 16
@@ -49,8 +52,7 @@ class GradientGap(OverPath):
             squares = [(said - target[part]).square().sum(1).mean() for target in (u, v)]
             apart.append(gradient(squares[0] - squares[1], network))
             marginal.append(gradient(squares[1], network))
-        gap, size = squared_mean(torch.stack(apart)), squared_mean(torch.stack(marginal))
-        return Estimate(gap.value / size.value, gap.stderr / abs(size.value), len(t))
+        return replace(of_squares(torch.stack(apart), torch.stack(marginal)), n=len(t))
 
     def true_value(self, flow: Exact) -> float | None:
         return None if truth.known(flow) is None else 0.0
@@ -75,11 +77,15 @@ def gradient(loss: Tensor, network: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.flatten() for part in parts])
 
 
-def squared_mean(parts: Tensor) -> Estimate:
-    """‖E g‖² from independent `(K, P)` with mean E g: the mean of ⟨g_k, g_l⟩ over k ≠ l; standard error by the jackknife,
-    infinite for K < 3: two parts have one product alone."""
-    count = len(parts)
-    products = parts @ parts.T
-    rows = (products.sum(1) - products.diag()) / (count - 1)
-    stderr = 2 * rows.std().item() / math.sqrt(count) if count > 2 else math.inf
-    return Estimate(rows.mean().item(), stderr, count)
+def of_squares(top: Tensor, bottom: Tensor) -> Estimate:
+    """‖E a‖² / ‖E b‖² of K independent parts a and b, `(K, P)` each; infinite error for K < 3: two have one product alone."""
+    found = ratio(products(top), products(bottom))
+    return replace(
+        found, stderr=2 * found.stderr if len(top) > 2 else math.inf
+    )  # a part is in its row and in all others
+
+
+def products(parts: Tensor) -> Tensor:
+    """Of independent `(K, P)` with mean E g: the mean of ⟨g_k, g_l⟩ over l ≠ k, for each k `(K,)`; all estimate ‖E g‖²."""
+    inner = parts @ parts.T
+    return (inner.sum(1) - inner.diag()) / (len(parts) - 1)

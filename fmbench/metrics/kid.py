@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveInt
 
 from ..errors import Skip
-from ..statistics import Estimate
+from ..statistics import Estimate, mean
 from .features.summary import Summary, shuffled
 from .fid import FeatureMetric, on_kept
 
@@ -17,12 +17,14 @@ class KID(FeatureMetric):
     """Unbiased MMD² with the kernel (xᵀy / D + 1)³, the mean over `subsets` random subsets of `size` images a side.
 
     Drawn from the kept features, all of up to 60,000 images a side, whose number is n. It may be negative. The standard error
-    is over disjoint subsets (torch-fidelity's deviation over overlapping ones is none); infinite where there are fewer than
-    two.
+    is from disjoint subsets, infinite where there are fewer than two: of their deviation s (torch-fidelity's is over
+    overlapping ones) B subsets leave s² / B, and drawing no more than `subsets` random ones (1 − 1/B) s² / subsets.
     """
 
     name = "kid"
-    version = 4  # n was once that of all images; blocks lay in their own order; 10,000 images a side were kept
+    version = (
+        5  # once: n of all images; blocks in their own order; 10,000 kept a side; an error without that of drawing
+    )
     unit = "1"
     source = "Bińkowski et al. 2018, eq. 4; torch-fidelity kid_features_to_metric"
     subsets: PositiveInt = 100
@@ -43,6 +45,7 @@ class KID(FeatureMetric):
         sides = (shuffled(x.kept, "generated"), shuffled(real.kept, "reference"))
         blocks = zip(*(side.split(self.size) for side in sides), strict=False)
         apart = torch.tensor([over(a, b, 1) for a, b in blocks if len(a) == len(b) == self.size], dtype=torch.float64)
-        stderr = apart.std().item() / math.sqrt(len(apart)) if len(apart) > 1 else math.inf
-        value, freedom = over(x.kept, real.kept, self.subsets), max(len(apart) - 1, 1)
-        return Estimate(value, stderr, len(x.kept), freedom, protocol=on_kept(x, real))
+        disjoint = mean(apart)
+        stderr = disjoint.stderr * math.sqrt(1 + (len(apart) - 1) / self.subsets)
+        value = over(x.kept, real.kept, self.subsets)
+        return Estimate(value, stderr, len(x.kept), disjoint.freedom, protocol=on_kept(x, real))

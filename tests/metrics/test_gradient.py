@@ -14,8 +14,9 @@ from fmbench.errors import Skip
 from fmbench.flow import PATHS
 from fmbench.flow.oracles import MixtureVelocity
 from fmbench.metrics import METRICS, Evidence
-from fmbench.metrics.gradient import GradientGap, answer, drawn, gradient, squared_mean
+from fmbench.metrics.gradient import GradientGap, answer, drawn, gradient, of_squares, products
 from fmbench.randomness import generator
+from fmbench.statistics import Estimate, interval, mean
 
 FLOW = GaussianFlow((1.0, -0.5), (0.5, 2.0))
 METRIC = METRICS.build({"name": "gradient_gap", "n": 8_000})
@@ -73,14 +74,28 @@ def test_the_squared_mean_is_unbiased_and_its_twin_is_not(size: float) -> None:
     """K = 20 parts in 10 dimensions of unit noise: the twin is off by 10/20."""
     rng, runs = generator("test squared mean"), 600
     drawn = size + torch.randn(runs, 20, 10, generator=rng, dtype=torch.float64)
-    found = [squared_mean(parts) for parts in drawn]
-    values = torch.tensor([estimate.value for estimate in found])
+    values = torch.stack([products(parts).mean() for parts in drawn])
     error = values.std().item() / runs**0.5
     assert values.mean().item() == pytest.approx(10 * size**2, abs=4 * error)
     twin = sum(map(squared_norm, drawn)) / runs
     assert twin == pytest.approx(10 * size**2 + 0.5, abs=4 * error)
-    stderr = sum(estimate.stderr for estimate in found) / runs
+    stderr = sum(2 * mean(products(parts)).stderr for parts in drawn) / runs
     assert 0.9 < stderr / values.std().item() < 1.6, "the jackknife is careful where the mean is 0"
+
+
+def test_its_interval_covers_where_the_fields_differ() -> None:
+    """Both gradients are estimated, from the same parts; the twin takes the bottom of the ratio as known."""
+    rng, runs = generator("test gradients apart"), 1000
+    b = 1 + 2 * torch.randn(runs, 64, 10, generator=rng, dtype=torch.float64)
+    a = 0.5 + torch.randn(runs, 64, 10, generator=rng, dtype=torch.float64)
+    found = [of_squares(*parts) for parts in zip(a, b, strict=True)]
+    assert covered(found, 0.25) > 0.95 - 4 * math.sqrt(0.95 * 0.05 / runs)
+    errors = [2 * mean(products(x)).stderr / products(y).mean().item() for x, y in zip(a, b, strict=True)]
+    assert covered([replace(e, stderr=s) for e, s in zip(found, errors, strict=True)], 0.25) < 0.9
+
+
+def covered(found: list[Estimate], truth: float) -> float:
+    return sum(low <= truth <= high for low, high in map(interval, found)) / len(found)
 
 
 def test_what_it_cannot_be_asked_of() -> None:

@@ -12,7 +12,7 @@ from small_images import ChannelMeans, SmallImages, evidence, images
 from torch import Tensor
 
 from fmbench.errors import Skip, Unavailable, UserError
-from fmbench.metrics import METRICS
+from fmbench.metrics import METRICS, manifold
 from fmbench.metrics.features.base import eight_bits
 from fmbench.metrics.features.summary import KEPT, Running, Summary, positions, reference
 from fmbench.metrics.fid import (
@@ -31,6 +31,7 @@ from fmbench.metrics.inception_score import InceptionScore, Score, groups
 from fmbench.metrics.kid import KID
 from fmbench.metrics.manifold import Precision, Recall
 from fmbench.randomness import generator
+from fmbench.statistics import agresti_coull, interval
 
 OWN = FDOwn(features="channel-means")
 
@@ -182,9 +183,10 @@ def test_kid_is_torch_fidelitys_and_unbiased() -> None:
         KID(features="channel-means").compare(summary(x), summary(y))
 
 
-def test_kids_error_is_that_of_its_mean_over_blocks() -> None:
-    """Six blocks a side: about the spread over 40 draws, and far from the deviation of one block, √6 times as wide."""
-    metric = KID(features="channel-means", subsets=20, size=50)
+@pytest.mark.parametrize("subsets", [1, 20])
+def test_kids_error_is_that_of_its_mean_over_subsets(subsets: int) -> None:
+    """Six blocks a side: about the spread over 40 draws; that of one subset is √6 times that of all."""
+    metric = KID(features="channel-means", subsets=subsets, size=50)
     drawn = [(0.5 + normal(300, 4, "kid x", k), normal(300, 4, "kid y", k)) for k in range(40)]
     found = [metric.compare(summary(x), summary(y)) for x, y in drawn]
     stated = math.sqrt(np.mean([e.stderr**2 for e in found]))
@@ -211,10 +213,35 @@ def test_precision_and_recall_of_a_known_overlap() -> None:
     assert same.stderr > 0
 
 
-def test_kid_precision_and_recall_of_more_than_ten_thousand_are_torch_fidelitys_on_all() -> None:
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_recalls_interval_covers_what_other_generated_images_change(scale: float) -> None:
+    """Their balls move with them; the twin that takes these as given misses every second time."""
+    runs, real = 150, summary(normal(300, 6, "recall", "real"))
+    drawn = [summary(scale * normal(50, 6, "recall", k)) for k in range(runs)]
+    found = [Recall(features="pixels").compare(x, real) for x in drawn]
+    centre = sum(e.value for e in found) / runs
+    held = sum(low <= centre <= high for low, high in map(interval, found)) / runs
+    assert held > 0.95 - 3 * math.sqrt(0.95 * 0.05 / runs)
+    spread = np.std([e.value for e in found])
+    assert np.mean([e.stderr for e in found]) < 2 * spread, "not wide beyond use"
+    if scale == 1:
+        twins = [agresti_coull(300 * e.value, 300) for e in found]
+        assert sum(abs(e.value - centre) < 2 * s for e, s in zip(found, twins, strict=True)) / runs < 0.8
+
+
+def test_recall_of_too_few_images_to_leave_some_out_has_no_error() -> None:
+    real = summary(normal(30, 6, "recall", "real"))
+    found = [Recall(features="pixels").compare(summary(normal(n, 6, "few")), real) for n in (4, 5)]
+    assert [math.isfinite(e.stderr) for e in found] == [False, True]
+
+
+def test_kid_precision_and_recall_of_more_than_ten_thousand_are_torch_fidelitys_on_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from torch_fidelity.metric_kid import kid_features_to_metric
     from torch_fidelity.metric_prc import calculate_precision_recall_part
 
+    monkeypatch.setattr(manifold, "GROUPS", 2)  # values are looked at, not their errors, which take time
     x, real = 1.1 * normal(10_200, 6, "many").float(), normal(10_100, 6, "real").float()
     ours, theirs = summary(x, 999), summary(real, 999)
     assert len(ours.kept) == 10_200
