@@ -80,9 +80,8 @@ def gradient(loss: Tensor, network: Sequence[Tensor]) -> Tensor:
 def of_squares(top: Tensor, bottom: Tensor) -> Estimate:
     """‖E a‖² / ‖E b‖² of K independent parts a and b, `(K, P)` each; infinite error for K < 3: two have one product alone."""
     found = ratio(products(top), products(bottom))
-    return replace(
-        found, stderr=2 * found.stderr if len(top) > 2 else math.inf
-    )  # a part is in its row and in all others
+    # A part is in its own row, and once in every other.
+    return replace(found, stderr=2 * found.stderr if len(top) > 2 else math.inf)
 
 
 def products(parts: Tensor) -> Tensor:

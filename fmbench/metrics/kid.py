@@ -22,9 +22,7 @@ class KID(FeatureMetric):
     """
 
     name = "kid"
-    version = (
-        5  # once: n of all images; blocks in their own order; 10,000 kept a side; an error without that of drawing
-    )
+    version = 5  # once: n of all images; blocks in their own order; 10,000 kept; an error without that of drawing
     unit = "1"
     source = "Bińkowski et al. 2018, eq. 4; torch-fidelity kid_features_to_metric"
     subsets: PositiveInt = 100

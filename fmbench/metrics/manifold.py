@@ -69,7 +69,7 @@ class Recall(Manifold):
         count = min(GROUPS, len(images))
         if len(images) - math.ceil(len(images) / count) <= self.neighbours:
             return Estimate(0.0, math.inf, len(images))
-        images, points = images.to(desk().device), real.kept.to(desk().device)
+        images, points = images.to(desk().device), part(real).to(desk().device)
         group = torch.arange(len(images)) % count
         without = (images[group.to(images.device) != g] for g in range(count))
         shares = torch.stack([_covered(some, points, self.neighbours).double().mean() for some in without])
