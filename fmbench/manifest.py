@@ -54,16 +54,18 @@ def _one_each(flows: Sequence[FlowSpec], part: str) -> list[FlowSpec]:
 
 
 def _ends(flow: FlowSpec) -> dict[str, float]:
-    """How far a path is from its ends: x_0 keeps α_0 of the data, x at the end time keeps σ of the noise."""
+    """How far a path is from its ends: x_0 keeps α_0 of the data, x at the end time keeps σ of the noise, a bridge γ too."""
     import torch
 
     ends = flow.path.schedule(torch.tensor([0.0, flow.path.end_time], dtype=torch.float64))
+    widths = {} if ends.gamma is None else {"gamma_0": ends.gamma[0].item(), "gamma_end": ends.gamma[1].item()}
     return {
         "alpha_0": ends.alpha[0].item(),
         "sigma_0": ends.sigma[0].item(),
         "alpha_end": ends.alpha[1].item(),
         "sigma_end": ends.sigma[1].item(),
         "end_time": flow.path.end_time,
+        **widths,
     }
 
 

@@ -299,7 +299,7 @@ def _check(flow: FlowSpec) -> None:
     check_path(flow.path)
     flow.path.check(flow.coupling)
     flow.times.check(flow.path)
-    predictions.check(flow.prediction, flow.path, flow.coupling, flow.source.name, flow.reflow or flow.distilled)
+    predictions.check(flow.prediction, flow.path, flow.coupling, flow.source.name, flow.reflow, flow.distilled)
     flow.coupling.check(flow.source, flow.data)
     flow.model.check(flow.path, flow.coupling, flow.source, flow.data)
     if flow.pairs is not None:

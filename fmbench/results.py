@@ -30,6 +30,7 @@ from .table import (
     flow_labels,
     frame,
     freedom_of,
+    is_raw,
     of_flows,
     read_json,
     read_table,
@@ -289,11 +290,12 @@ class Results:
             seed: of the bootstrap over seeds and samples (`statistics.bootstrap`).
 
         Raises:
-            UserError: a side is no single flow, its seeds are not the other's, or no values sample by sample are kept.
+            UserError: a side is no single flow, its seeds are not the other's, no values sample by sample are kept, or the
+                sides are of two data sets and the metric depends on their scale.
         """
         from .paired import FILE, read  # builds on plans, which results know nothing of
 
-        kept, sides = read(self.directory), []
+        kept, sides, scales = read(self.directory), [], set()
         for where in (a, b):
             table = self.select(**where).select(metric=metric, solver=REFERENCE).table
             rows = records(table[of_flows(table)])
@@ -307,6 +309,9 @@ class Results:
                     "them, of metrics that are means over the samples of the reference solve"
                 )
             sides.append({(row["seed"], row["sample_seed"]): kept[row["key"]] for row in rows})
+            scales |= {row["data"] for row in rows if is_raw(row["unit"])}
+        if len(scales) > 1:
+            raise UserError(f"'{metric}' is in data units, which are not the same on {' and '.join(sorted(scales))}")
         first, second = sides
         if set(first) != set(second) or len({len(values) for side in sides for values in side.values()}) != 1:
             raise UserError("pairs need the same seeds and as many samples on both sides")

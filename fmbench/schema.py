@@ -243,6 +243,20 @@ class Suite(Strict):
             raise ValueError(f"train.recipe: {error}") from None
 
     @model_validator(mode="after")
+    def _claims_bring_their_metrics(self) -> Suite:
+        """What a claim needs is measured, listed or not; a metric with parameters that it names must be listed."""
+        metrics = list(self.metrics)
+        for claim in self.claims:
+            for name in claim.needs():
+                if not any(name in (metric.name, metric.label()) for metric in metrics):
+                    try:
+                        metrics.append(METRICS.build(name))
+                    except UserError as error:
+                        raise ValueError(f"claim '{claim.label()}' needs {name}: {error}") from None
+        object.__setattr__(self, "metrics", metrics)
+        return self
+
+    @model_validator(mode="after")
     def _one_way_to_name_tasks(self) -> Suite:
         if (self.data is None) == (not self.tasks):
             raise ValueError("give either data (and, if you like, source) or tasks")
@@ -255,12 +269,6 @@ class Suite(Strict):
             if n is not None and metric.scope == "samples" and n > self.sample.n:
                 raise ValueError(
                     f"metric '{metric.name}' asks for n = {n} samples, sample.n is {self.sample.n}: raise one or lower the other"
-                )
-        measured = {name for metric in self.metrics for name in (metric.name, metric.label())}
-        for claim in self.claims:
-            if lacking := [name for name in claim.needs() if name not in measured]:
-                raise ValueError(
-                    f"claim '{claim.label()}' needs {', '.join(lacking)}: add to metrics, or leave the claim out"
                 )
         if not self.sample.solvers and not all(model.given for model in self.flow.model):
             raise ValueError("sample.solvers is missing: a list such as [{name: euler, nfe: [1, 2, 4]}]")

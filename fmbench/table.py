@@ -62,6 +62,11 @@ def of_flows(table: pd.DataFrame) -> pd.Series:
     return ~table["model"].isin([FLOOR, TRUTH]).fillna(False).astype(bool)
 
 
+def is_raw(unit: str | None) -> bool:
+    """Whether values of this unit depend on the data's scale: those of two data sets are not compared."""
+    return (unit or "").startswith("data units")
+
+
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows as a table with exactly the columns and dtypes of `COLUMNS`; what a row lacks is missing, never 0.
 

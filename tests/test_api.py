@@ -20,7 +20,10 @@ import pytest
 import fmbench
 from fmbench.api import outline
 from fmbench.errors import UserError
-from fmbench.store import ResultFolder
+from fmbench.manifest import manifest as manifest_of
+from fmbench.plan import make_plan
+from fmbench.store import ResultFolder, Store
+from fmbench.suite import parse
 from fmbench.table import COLUMNS, read_table
 
 Tiny = Callable[..., dict[str, Any]]
@@ -103,6 +106,13 @@ def test_csv_and_parquet_say_the_same(results: fmbench.Results, tmp_path: Path) 
     )
     header = (folder / "results.csv").read_text().splitlines()[0]
     assert header.split(",") == list(COLUMNS)
+
+
+def test_the_manifest_tells_how_wide_a_bridge_leaves_its_ends(tmp_path: Path, tiny: Tiny) -> None:
+    plan = make_plan(parse(tiny(flow__path=[{"name": "icfm", "sigma": 0.2}, "rectified"])))
+    ends = manifest_of(plan, {}, Store(tmp_path), [])["paths"]
+    assert (ends["icfm[sigma=0.2]"]["gamma_0"], ends["icfm[sigma=0.2]"]["gamma_end"]) == (0.2, 0.2)
+    assert "gamma_end" not in ends["rectified"]
 
 
 def test_the_manifest_makes_the_table_again(

@@ -65,6 +65,7 @@ def test_the_sweep_trains_samples_measures_and_reports(mirror: Path, tmp_path: P
     assert floor < made[8] < made[2], "more calls, better pictures, none better than held-out ones"
     bits = told[told["metric"].str.startswith("bits_per_dim")]
     assert bits["value"].between(0, 10).all()
+    assert set(bits["protocol"]) == {"1 rademacher probe an image; RK4, 8 steps; 1 dequantisation an image"}
     for metric in ("transport_cost", "straightness"):
         assert (told.loc[told["metric"] == metric, "value"] > 0).all()
     assert (tmp_path / "out" / "report.html").stat().st_size > 10_000

@@ -134,7 +134,7 @@ def test_pairs_are_drawn_at_one_budget_that_is_said(tiny: Tiny) -> None:
     [
         ({"distilled": 1, "path": "vp-cosine"}, "flow.distilled = 1: path 'vp-cosine' is curved"),
         ({"distilled": 1, "path": "ve"}, "flow.distilled = 1: path 've' does not start at its source"),
-        ({"distilled": 2, "prediction": "epsilon"}, "not independent"),
+        ({"distilled": 2, "prediction": "epsilon"}, "a student of 2 steps is asked at its few times alone"),
         ({"distilled": -1}, "distilled"),
     ],
 )
@@ -193,8 +193,8 @@ def test_reflow_needs_a_trained_flow_that_starts_at_its_source(tiny: Tiny) -> No
     ("changes", "message"),
     [
         ({"flow__prediction": "score", "flow__coupling": "minibatch-ot"}, "coupling 'minibatch-ot' is not independent"),
-        ({"flow__prediction": "data", "flow__reflow": [0, 1]}, "the pairs of reflow = 1 are not independent"),
-        ({"flow__prediction": "epsilon", "source": "eight-gaussians"}, "source 'eight-gaussians' is not normal"),
+        ({"flow__prediction": "score", "flow__reflow": [0, 1]}, "the pairs of reflow = 1 are not independent"),
+        ({"flow__prediction": "score", "source": "eight-gaussians"}, "source 'eight-gaussians' is not normal"),
         ({"flow__prediction": "epsilon", "flow__path": "icfm"}, "path 'icfm' is a bridge"),
         ({"flow__path": "sb-cfm"}, r"Use coupling \{name: sinkhorn, reg: 2\}"),
         ({"flow__path": {"name": "sb-cfm", "sigma": 0.5}}, r"reg: 0\.5\}"),

@@ -297,6 +297,12 @@ def test_a_paired_difference_knows_what_the_flows_share(tmp_path: Path) -> None:
         Results(fewer, directory=kept.directory).paired("straightness", *sides)
     with pytest.raises(UserError, match=r"no values sample by sample in .*paired\.npz"):
         Results(kept.table).paired("straightness", *sides)
+    of_two = kept.table.assign(data=kept.table["data"].where(kept.table["path"] == "rectified", "s-curve"))
+    with pytest.raises(UserError, match="'straightness' is in data units, which are not the same on moons and s-curve"):
+        Results(of_two, directory=kept.directory).paired("straightness", *sides)
+    assert (
+        Results(of_two.assign(unit="1"), directory=kept.directory).paired("straightness", *sides).value == found.value
+    )
 
 
 def test_two_results_are_compared_sample_by_sample_where_they_kept_them(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pydantic import Field
 from ..contrasts import Difference, combination
 from ..errors import UserError
 from ..registry import Component
-from ..table import FLOOR, REFERENCE, TRUTH
+from ..table import FLOOR, REFERENCE, TRUTH, is_raw
 from .axes import Side, holds, words
 from .cells import Cell, Cells, NotTested, bare
 
@@ -131,11 +131,14 @@ class Pairwise(Claim):
 
 def pairwise(cells: Cells, metric: str, at: dict[str, Any], than: dict[str, Any], margin: float) -> list[Contrast]:
     """Every cell of the metric at `at` against its partners at `than`; columns named by neither must agree."""
-    lefts = cells.find(metric, **at)
-    found = [no_more(a, b, margin * abs(b.value)) for a in lefts for b in cells.partners(a, free=set(at), **than)]
+    found = [(a, b) for a in cells.find(metric, **at) for b in cells.partners(a, free=set(at), **than)]
     if not found:
         raise NotTested("missing rows", f"no {metric} with {words(at)} beside one with {words(than)}")
-    return found
+    for a, b in found:
+        if a["data"] != b["data"] and is_raw(a["unit"]):
+            both = f"{a['data']} and {b['data']}"
+            raise NotTested("one scale", f"{metric} is in {a['unit']}, which are not the same on {both}")
+    return [no_more(a, b, margin * abs(b.value)) for a, b in found]
 
 
 def no_more(left: Cell, right: Cell, margin: float = 0.0) -> Contrast:

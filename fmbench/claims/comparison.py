@@ -21,7 +21,8 @@ class Comparison(Claim):
     """A metric at `at` is no more than at `than`, all else equal.
 
     `{name: comparison, id: …, metric: w2, at: {coupling: minibatch-ot}, than: {coupling: independent}, margin: 0.05}`.
-    Both sides are named by columns of the table. `margin` is a fraction of the right side; 0 asks for strictly less.
+    Both sides are named by columns of the table; values in data units of two data sets are not compared. `margin` is a fraction
+    of the right side; 0 asks for strictly less.
     `guards: [same z0, marginal error, integration error, fresh z0]` names what must hold beside it: the first alone, unless told.
     """
 

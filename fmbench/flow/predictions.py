@@ -5,8 +5,9 @@ With x = α x1 + σ ε every prediction is y = A x1 + B ε: (A, B) = (α̇, σ̇
 
     y' = ((A'B − AB') x + (αB' − σA') y) / (αB − σA)
 
-Expectations given x_t are related in the same way, for ε = x0 standard normal and independent of x1 (then, and only then, the
-score is −E[ε | x_t]/σ). Where the denominator vanishes the prediction does not determine the other: ε at α = 0, data at σ = 0.
+Expectations given x_t are related in the same way, for ε = x0 of any source and coupling; only where x0 is standard normal and
+independent of x1 is the score −E[ε | x_t]/σ. Where the denominator vanishes the prediction does not determine the other: ε at
+α = 0, data at σ = 0.
 
 A trained network's velocity is v = c_skip x + c_out F(c_in x, t) for each prediction: `Parametrisation` has the coefficients.
 """
@@ -66,22 +67,29 @@ def _parts(prediction: Said, s: Schedule) -> tuple[Tensor, Tensor]:
     return (known | {"v-prediction": (-s.sigma, s.alpha)})[prediction]
 
 
-def check(prediction: Said, path: Path, coupling: Coupling, source: str, reflow: int) -> None:
-    """Raises `UserError` where what is predicted does not determine the velocity."""
+def check(prediction: Said, path: Path, coupling: Coupling, source: str, reflow: int, distilled: int = 0) -> None:
+    """Raises `UserError` where what is predicted does not determine the velocity.
+
+    Noise and data do on every affine path, whatever the coupling; the score with independent normal noise alone. A student is
+    asked at times, t = 0 among them, at which only a velocity can be read.
+    """
     if prediction == "velocity":
         return
+    score = prediction == "score"
     reasons = [
         (not path.affine, f"path '{path.label()}' is a bridge"),
         (not path.sound, f"what path '{path.label()}' trains is no velocity"),
-        (coupling.name != "independent", f"coupling '{coupling.label()}' is not independent"),
-        (reflow > 0, f"the pairs of reflow = {reflow} are not independent"),
-        (source != "normal", f"source '{source}' is not normal"),
+        (distilled > 0, f"a student of {distilled} steps is asked at its few times alone"),
+        (score and coupling.name != "independent", f"coupling '{coupling.label()}' is not independent"),
+        (score and reflow > 0, f"the pairs of reflow = {reflow} are not independent"),
+        (score and source != "normal", f"source '{source}' is not normal"),
     ]
+    remedy = ", or independent coupling, a normal source, an affine path and no reflow" if score else ""
     for holds, reason in reasons:
         if holds:
             raise UserError(
                 f"flow.prediction = '{prediction}': {reason}, so that it does not determine the velocity. Use prediction "
-                "'velocity', or independent coupling, a normal source, an affine path and no reflow."
+                f"'velocity'{remedy}."
             )
 
 

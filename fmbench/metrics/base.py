@@ -99,6 +99,7 @@ class Evidence(Pairing):
     end_time: float = 1.0  # the flow is integrated over [0, end_time]
     distilled: int = 0  # steps k of a student, which is asked at 0, 1/k, …, (k − 1)/k and at no other time
     reference_steps: int = 100  # fixed RK4 steps that make the reference solve accurate
+    tolerance: float | None = None  # that the reference solve was held to, in standard deviations of the data
     reference_grid: Callable[[int], Tensor] | None = None  # steps to times `(steps + 1,)`; equal steps when None
 
     def pairs(self, n: int) -> Labelled:

@@ -27,21 +27,30 @@ class BitsPerDim(NLL):
 
     `draws` dequantisations of each image, each with its own probes where the divergence is estimated (see `nll`, which
     computes log p1): an image's value is their mean, and the standard error, over images, holds the images' variation, that of
-    the dequantisation and that of the probes. What differs from the defaults stands in the metric's label; the steps of the
-    solve and its vector-Jacobian products stand in the row.
+    the dequantisation and that of the probes. How the divergence was taken, what the solve was held to and how often an image
+    was dequantised stand in the row's protocol, the solve's steps and vector-Jacobian products in columns of their own.
     """
 
     name = "bits_per_dim"
     unit = "bits"
     source = "Theis et al. 2016, section 3.1; Chen et al. 2018, theorem 1; Song et al. 2021, section 4.3"
-    version = 1
+    version = 2  # the row did not say its probes, tolerance and draws
     draws: PositiveInt = 1
 
     def measure(self, evidence: Evidence) -> Estimate:
         found, nats = self.likelihood(evidence), math.prod(evidence.data.shape) * math.log(2)
         log_density = found.log_density.reshape(self.draws, -1).mean(0)
         probes = None if found.probe_stderr is None else found.probe_stderr / nats
-        return replace(mean(-log_density / nats + offset(evidence.data)), probe_stderr=probes)
+        value = mean(-log_density / nats + offset(evidence.data))
+        return replace(value, probe_stderr=probes, protocol=self.protocol(evidence))
+
+    def protocol(self, evidence: Evidence) -> str:
+        """How it was made, in what was asked for: comparable values have it in common, whatever steps their flows needed."""
+        count = f"{self.probes} {self.noise} probe{'s' * (self.probes > 1)} an image"
+        divergence = "exact divergence" if self.exact(math.prod(evidence.data.shape)) else count
+        held = "" if evidence.tolerance is None else f", held to {evidence.tolerance:g} standard deviations of the data"
+        solve = f"RK4, {self.steps} steps" if self.steps else f"RK4, the reference solve's steps{held}"
+        return f"{divergence}; {solve}; {self.draws} dequantisation{'s' * (self.draws > 1)} an image"
 
     def points(self, evidence: Evidence) -> Tensor:
         images = take_up_to(evidence.data, "test", self.n or len(evidence.generated), evidence.seed)

@@ -86,7 +86,7 @@ class NLL(Metric):
         steps = self.steps or evidence.reference_steps
         grid = evidence.reference_grid or (lambda k: torch.linspace(0, evidence.end_time, k + 1, dtype=torch.float64))
         d = x[0].numel()
-        exact = self.divergence == "exact" or (self.divergence == "auto" and d <= EXACT_DIMENSIONS)
+        exact = self.exact(d)
         probes = None if exact else self.draw_probes(x.shape, evidence.seed).to(x.device)
 
         def solved(chunk: int) -> tuple[Tensor, Tensor]:
@@ -101,6 +101,10 @@ class NLL(Metric):
         (log_density, probed), _ = fitting(solved, max(1, min(CHUNK, CHUNK_NUMBERS // d)))
         spread = None if exact else of_probes(probed)
         return Likelihood(log_density, 4 * steps, 4 * steps * (d if exact else self.probes), spread)
+
+    def exact(self, d: int) -> bool:
+        """Whether the divergence in d dimensions is taken exactly, not estimated."""
+        return self.divergence == "exact" or (self.divergence == "auto" and d <= EXACT_DIMENSIONS)
 
     def points(self, evidence: Evidence) -> Tensor:
         """Where the density is asked for, `(n, *shape)`."""

@@ -24,6 +24,7 @@ from . import charts, pictures, tables
 from .compare import compare, summary
 from .published import beside_grid
 from .reach import reach_grids
+from .scale import ends_grid, variances
 from .text import NOTE
 from .verdicts import number, recorded
 
@@ -111,7 +112,8 @@ def _section(results: Results, anchor: str) -> Section:
 
     headlines = [(name, tables.headline_grid(part, main)) for name, part in parts]
     flow_charts = [(name, charts.flow_chart(part)) for name, part in parts]
-    flow_grids = [(name, tables.flow_grid(part)) for name, part in parts]
+    flow_grids = [(name, tables.flow_grid(part, variances(results))) for name, part in parts]
+    ends = ends_grid(results)
     truth_grids = [(name, tables.truth_grid(part)) for name, part in parts]
     return Section(
         results=results,
@@ -123,7 +125,7 @@ def _section(results: Results, anchor: str) -> Section:
         figures=figures([main] if main in sampled else []),
         more_figures=figures([metric for metric in sampled if metric not in (main, "nfe")]),  # nfe is the x axis
         geometry=[_figure(name if len(parts) > 1 else "", chart) for name, chart in flow_charts if chart],
-        flow_grids=[_titled(grid, name, parts) for name, grid in flow_grids if grid.rows],
+        flow_grids=[*(_titled(grid, name, parts) for name, grid in flow_grids if grid.rows), *filter(None, [ends])],
         truth_grids=[_titled(grid, name, parts) for name, grid in truth_grids if grid.rows],
         grids=[grid for grid in tables.grids(results) if grid.index[0] == "solver"],
         trajectories=pictures.trajectories(results.pictures),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -108,8 +109,16 @@ def headline_grid(summary: pd.DataFrame, metric: str) -> Grid | None:
     return Grid(_title(rows, metric), ("network calls",), tuple(flows), tuple(lines), floor)
 
 
-def flow_grid(summary: pd.DataFrame) -> Grid:
-    """All metrics of the flows of one task: metrics down, flows across."""
+NORMALISED = ("transport_cost", "straightness", "path_energy")  # shown in units of the data's variance, too
+
+
+def flow_grid(summary: pd.DataFrame, variances: Mapping[str, float] = MappingProxyType({})) -> Grid:
+    """All metrics of the flows of one task: metrics down, flows across; below a metric what it is to be read beside.
+
+    Args:
+        variances: D s² of data sets (`scale.variances`).
+    """
+    floors = {row["metric"]: row for row in records(summary[summary["flow"] == "floor"])}
     rows = records(summary[(summary["solver"] == REFERENCE) & of_flows(summary)])
     flows = list(dict.fromkeys(row["flow"] for row in rows))
     lines: dict[tuple[str, str], dict[str, Row]] = {}
@@ -119,6 +128,11 @@ def flow_grid(summary: pd.DataFrame) -> Grid:
     for (metric, _), line in lines.items():
         unit, found = next((row["unit"] for row in line.values() if row["unit"]), ""), [line.get(f) for f in flows]
         printed.append(((metric, unit), _cells(found)))
+        if metric in NORMALISED and (variance := variances.get(rows[0]["data"])):
+            scaled = [None if row is None else _over(row, variance) for row in found]
+            printed.append(((metric, f"data variance ({variance:.3g})"), _cells(scaled)))
+        if metric in floors:
+            printed.append(((f"{metric}: floor", unit), (interval_cell(floors[metric]),) * len(flows)))
         if any(row and row["probe_stderr"] is not None for row in found):
             printed.append(((f"{metric}: standard error of its probes", unit), tuple(map(_probe_cell, found))))
     pairs = {row["flow"]: row["trained_on"] for row in rows}
@@ -126,6 +140,10 @@ def flow_grid(summary: pd.DataFrame) -> Grid:
         printed.insert(0, (("trained on", ""), tuple(None if pairs[f] is None else Cell(pairs[f]) for f in flows)))
     grid = Grid("Metrics of the flows themselves", ("metric", "unit"), tuple(flows), tuple(printed))
     return _flows_down(grid) if len(flows) > max(MANY_FLOWS, len(printed)) else grid
+
+
+def _over(row: Row, scale: float) -> Row:
+    return row | {name: row[name] / scale for name in ("mean", "low", "high", "stderr") if row[name] is not None}
 
 
 MANY_FLOWS = 6  # side by side on a page
@@ -205,6 +223,7 @@ def grids(results: Results) -> list[Grid]:
     """Every table of the results: the calls each flow needs; for each task the sampled metrics, then the flows' own."""
     from .published import beside_grid  # these build on this file
     from .reach import reach_grids
+    from .scale import ends_grid, variances
 
     parts = tasks(results.summary())
     found = reach_grids(results)
@@ -213,9 +232,9 @@ def grids(results: Results) -> list[Grid]:
         sampled = [
             sampled_grid(summary, m) for m in sampled_metrics(results) if _tells(summary, m, results.main_metric)
         ]
-        made = [*sampled, flow_grid(summary), truth_grid(summary)]
+        made = [*sampled, flow_grid(summary, variances(results)), truth_grid(summary)]
         found += [replace(grid, title=grid.title + several) for grid in made if grid.rows]
-    found += filter(None, [beside_grid(results)])
+    found += filter(None, [ends_grid(results), beside_grid(results)])
     return found
 
 

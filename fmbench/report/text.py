@@ -90,6 +90,7 @@ def _md_line(texts: Sequence[str]) -> str:
 TEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
 TEX |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "†": r"$^\dagger$", "²": "$^2$", "→": r"$\to$", "–": "--"}
 TEX |= {"·": r"$\cdot$", "−": "$-$", "<": "$<$", ">": "$>$", "|": "$|$", "…": r"\dots{}"}
+TEX |= {"α": r"$\alpha$", "σ": r"$\sigma$", "ε": r"$\varepsilon$"}
 
 
 def _tex(text: str) -> str:

@@ -136,6 +136,7 @@ def evidence(
         end_time=flow.path.end_time,
         distilled=flow.distilled,
         reference_steps=steps,
+        tolerance=cell.tolerance if isinstance(cell, ReferenceSpec) else None,
         reference_grid=partial(reference_times, flow.path),
         seed=cell.sample_seed,
     )

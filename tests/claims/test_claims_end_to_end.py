@@ -213,14 +213,14 @@ def comparing(**changes: Any) -> dict[str, Any]:
 
 SUITE_MISTAKES = [
     (["reflow-straighten"], "Did you mean 'reflow-straightens'"),
-    (["ot-cfm-fewer-calls"], "needs nfe: add to metrics, or leave the claim out"),
     (["solver-orders", "solver-orders"], "listed twice"),
     ([{"name": "solver-orders", "margn": 1}], "Did you mean 'margin'"),
     ([{"name": "solver-orders", "alpha": 0.7}], "less than 0.5"),
     (["comparison"], "does not say what to compare: give metric, at, than, as in {name: comparison"),
     ([{"name": "comparison", "metric": "w2"}], "give at, than"),
     ([comparing(at={"pth": "ve"})], "Did you mean 'path'"),
-    ([comparing(metric="nll")], "needs nll"),
+    ([comparing(metric="nlll")], "claim 'comparison' needs nlll: unknown metric 'nlll'. Did you mean 'nll'?"),
+    ([comparing(metric="mmd[bandwidth=1]")], "claim 'comparison' needs mmd[bandwidth=1]: unknown metric"),
     ([comparing(guards=["same z0", "marginal eror"])], "unknown guard 'marginal eror'. Did you mean 'marginal error'?"),
 ]
 
@@ -230,6 +230,19 @@ def test_a_suite_s_claims_are_strict(claims: list[Any], message: str) -> None:
     with pytest.raises(UserError) as told:
         parse(suite_with(claims=claims))
     assert message in str(told.value)
+
+
+def test_what_a_claim_needs_is_measured_listed_or_not() -> None:
+    """As in the example suite of the design, which names a claim about four costs and lists one."""
+    given = suite_with(metrics=["transport_cost", {"name": "w2", "n": 50}], claims=["reflow-cost-nonincreasing"])
+    suite = parse(given)
+    assert suite.metrics[:2] == parse({**given, "claims": []}).metrics, "as it was given, w2 with its own n, once"
+    brought = [metric.name for metric in suite.metrics[2:]]
+    costs = ["transport_cost_l2", "transport_cost_l1", "transport_cost_power"]
+    assert brought == [*costs, "train_coupling_cost", "reference_error"]
+    assert parse(suite.resolved()).metrics == suite.metrics
+    assert {cell.columns["metric"] for cell in make_plan(parse({**given, "flow": {"reflow": [0, 1]}})).cells} == {
+        "transport_cost", "w2", *brought}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,21 @@ def test_what_is_learned_from_pairs_is_compared_although_its_times_are_others(
     assert (found.verdict, found.contrasts) == (SUPPORTED, 2), "each with its own law"
 
 
+@pytest.mark.parametrize(
+    ("metric", "expected"), [("straightness", NOT_TESTED), ("w2", NOT_TESTED), ("straightness_normalized", SUPPORTED)]
+)
+def test_values_in_data_units_of_two_data_sets_are_not_compared(metric: str, expected: str) -> None:
+    claim = CLAIMS.build({"name": "comparison", "metric": metric, "at": {"data": "moons"}, "than": {"data": "s-curve"}})
+    sheet = Sheet()
+    sheet.add(metric, 0.1, data="moons")
+    sheet.add(metric, 0.3, data="s-curve")
+    found = verdicts(Cells(sheet.rows), [claim])[0]
+    assert found.verdict == expected
+    if expected == NOT_TESTED:
+        assert found.guard == "one scale"
+        assert "not the same on moons and s-curve" in found.note
+
+
 def test_reference_rows_are_one_cell_whatever_steps_they_took() -> None:
     rows = rounds(True)
     for row in rows:

@@ -128,6 +128,17 @@ def test_what_has_no_levels_is_skipped() -> None:
     assert not BitsPerDim().has_floor(DIGITS)
 
 
+def test_the_row_says_how_it_was_made() -> None:
+    """Probes, tolerance and dequantisations, at their defaults too; not the steps, which differ from flow to flow."""
+    evidence = seen(velocity=lambda t, x: torch.sin(x + t), tolerance=1e-5)
+    exact = BitsPerDim(n=4).measure(evidence)
+    held = "RK4, the reference solve's steps, held to 1e-05 standard deviations of the data"
+    assert exact.protocol == f"exact divergence; {held}; 1 dequantisation an image"
+    metric = BitsPerDim(n=4, steps=2, divergence="hutchinson", probes=2, noise="gaussian", draws=3)
+    assert metric.measure(evidence).protocol == "2 gaussian probes an image; RK4, 2 steps; 3 dequantisations an image"
+    assert BitsPerDim.version == 2, "rows of before lack it"
+
+
 def test_the_label_says_how_it_was_estimated() -> None:
     assert BitsPerDim(n=9).label() == "bits_per_dim"
     assert BitsPerDim(probes=4, draws=2).label() == "bits_per_dim[draws=2,probes=4]"

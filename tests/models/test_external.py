@@ -404,8 +404,8 @@ def test_mistakes(code: Path, factory: str, fields: dict[str, Any], message: str
 
 def test_what_is_not_the_velocity_needs_a_flow_that_determines_it(code: Path) -> None:
     parts = PATHS.build("rectified"), COUPLINGS.build("minibatch-ot"), NORMAL, DATA.build(GAUSSIAN)
-    with pytest.raises(UserError, match="prediction = 'epsilon': coupling 'minibatch-ot' is not independent"):
-        external("my.py:other", output="epsilon").check(*parts)
+    with pytest.raises(UserError, match="prediction = 'score': coupling 'minibatch-ot' is not independent"):
+        external("my.py:other", output="score").check(*parts)
 
 
 # ---- checkpoints of diffusers ----

@@ -98,7 +98,10 @@ def make_manifest(suite: str = "moons-nfe-sweep", **more: Any) -> dict[str, Any]
         "hardware": {"cpu": "a processor", "cores": 2, "gpu": None},
         "seeds": [0, 1, 2],
         "data": {"moons": {"mean": 0.25, "std": 0.7}},
-        "paths": {path: {"alpha_0": 0.0, "sigma_1": 0.0, "end_time": 1.0} for path, *_ in FLOWS.values()},
+        "paths": {
+            path: {"alpha_0": float(path == "ve"), "sigma_0": 1.0, "sigma_end": 0.01 * (path == "ve"), "end_time": 1.0}
+            for path, *_ in FLOWS.values()
+        },
         "started": "2025-01-01T10:00:00+00:00",
         "finished": "2025-01-01T10:01:40+00:00",
         "seconds": 100.0,

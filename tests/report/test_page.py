@@ -88,7 +88,8 @@ def test_every_specification_is_valid_vega_lite(page: str) -> None:
 def test_the_page_says_what_matters(page: str) -> None:
     for text in ("Five flows on two moons", "How do rectified flow", "supported", "refuted", "marginal error", "0.125",
                  "OT-CFM against RF: one seed alone",
-                 "not finite after 1 of 1 steps", "Not ok (7)", "0123abc", "results.csv"):  # fmt: skip
+                 "not finite after 1 of 1 steps", "Not ok (7)", "0123abc", "results.csv",
+                 "Paths that miss an end"):  # fmt: skip
         assert text in page
     drawn = page.split("\n<script>")[0].count("<svg")
     assert drawn == 5 + (5 * 4 + 1) + (5 * 2 + 1)  # trajectories, samples of two solvers, the data beside each

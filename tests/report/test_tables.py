@@ -14,8 +14,9 @@ import pytest
 from fmbench.errors import UserError
 from fmbench.report import FORMATS, render
 from fmbench.report.charts import metric_chart
+from fmbench.report.scale import ends_grid
 from fmbench.report.tables import failures, flow_grid, grids, headline_grid, sampled_grid, terminal_pivot, truth_grid
-from fmbench.results import Results, frame
+from fmbench.results import Results, frame, interval_text
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
@@ -173,6 +174,45 @@ def test_flow_grid_has_a_line_a_metric(run: Results) -> None:
     assert [index[0] for index, _ in flow_grid(run.summary()).rows] == ["transport_cost", "straightness", "nll"]
 
 
+def test_normalised_forms_and_floors_stand_below_raw_values(run: Results) -> None:
+    """By the D s² that the manifest holds: 2 dimensions, s = 1.5; no line of a data set that it does not know."""
+    floor = {"data": "moons", "source": "normal", "model": "data", "metric": "nll", "unit": "nats", "status": "ok",
+             "value": 1.1, "stderr": 0.1, "n": 10}  # fmt: skip
+    facts = {"data": {"moons": {"mean": 0.0, "std": 1.5, "dims": 2}}}
+    results = Results(pd.concat([run.table, frame([floor])], ignore_index=True), facts)
+    (grid,) = [grid for grid in grids(results) if grid.title == "Metrics of the flows themselves"]
+    index = [index for index, _ in grid.rows]
+    assert index == [
+        ("transport_cost", "data units²"), ("transport_cost", "data variance (4.5)"),
+        ("straightness", "data units²"), ("straightness", "data variance (4.5)"), ("nll", "nats"), ("nll: floor", "nats"),
+    ]  # fmt: skip
+    raw, scaled = ([cell.text for cell in cells if cell] for _, cells in grid.rows[2:4])
+    for one, other in zip(raw, scaled, strict=True):
+        (value, half), (by, narrower) = (map(float, text.split(" ± ")) for text in (one, other))
+        assert by == pytest.approx(value / 4.5, abs=half / 4.5)
+        assert narrower == pytest.approx(half / 4.5, rel=0.4)  # one digit
+    assert {cell.text for cell in grid.rows[-1][1] if cell} == {interval_text(1.1, 1.1 - 1.96 * 0.1, 1.1 + 1.96 * 0.1)}
+
+
+def test_paths_that_miss_an_end_are_told() -> None:
+    whole = {"alpha_0": 0.0, "sigma_0": 1.0, "alpha_end": 1.0, "sigma_end": 0.0, "end_time": 1.0}
+    paths = {
+        "rectified": whole,
+        "fm-ot": {**whole, "sigma_end": 1e-5},
+        "vp-linear": {**whole, "alpha_0": 0.0065716, "sigma_0": 0.99998, "sigma_end": 0.001, "end_time": 1 - 1e-5},
+        "icfm": {**whole, "gamma_0": 0.1, "gamma_end": 0.1},
+    }
+    grid = ends_grid(Results(frame([]), {"paths": paths}))
+    assert grid is not None
+    assert {index[0]: [cell and cell.text for cell in cells] for index, cells in grid.rows} == {
+        "fm-ot": ["0", "1", "1e-05", "0"],
+        "vp-linear": ["0.00657", "1", "0.001", "1e-05"],
+        "icfm": ["0", "1", "0.1", "0"],
+    }
+    assert ends_grid(Results(frame([]), {"paths": {"rectified": whole}})) is None
+    assert ends_grid(Results(frame([]))) is None
+
+
 def test_flow_grid_says_what_a_reflow_round_was_trained_on() -> None:
     row = {"data": "moons", "source": "normal", "metric": "transport_cost", "status": "ok", "solver": "reference",
            "seed": 0, "model": "mlp", "n": 10, "value": 1.0, "stderr": 0.1}  # fmt: skip
@@ -196,10 +236,10 @@ def test_markdown_latex_and_csv(run: Results) -> None:
     assert "| euler | 1 | 1.5" in md
     assert r"7 × " not in md
     assert r"RuntimeError: \<b\>out of memory\</b\>" in md
-    assert tex.count(r"\begin{table}") == tex.count(r"\end{table}") == 7
-    assert tex.count(r"\toprule") == tex.count(r"\bottomrule") == 7
+    assert tex.count(r"\begin{table}") == tex.count(r"\end{table}") == 8
+    assert tex.count(r"\toprule") == tex.count(r"\bottomrule") == 8
     assert r"sliced\_w2" in tex
-    assert all(sign not in tex for sign in "±²†")
+    assert all(sign not in tex for sign in "±²†ασε")
     for block in tex.split(r"\begin{tabular}{")[1:]:
         width = len(block.partition("}")[0])
         for line in block.splitlines()[1:]:
