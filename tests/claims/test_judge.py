@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from claim_tables import FLOW, INDEPENDENT, OT, SCENES, VP, Sheet, built, rounds, spoiled, two
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
 from fmbench.claims import CLAIMS, Cells, Claim, Contrast
@@ -133,6 +133,27 @@ def test_seedless_values_go_with_every_seed() -> None:
     assert combination([(1, left.rows), (-1, unknown.rows)]).stderr == math.inf, "no seeds can tell its error"
 
 
+def test_seeds_alone_can_tell_where_there_are_three() -> None:
+    """Of two, the spread counts; where the samples' part is not known, they are too few to stand for it."""
+    found = combination([(1, cell([1.0, 2.0]).rows), (-1, cell([0.0, 0.0]).rows)])
+    assert (found.stderr, found.freedom) == pytest.approx((0.5, 1))
+    for seeds, known in ((2, False), (3, True)):
+        left, right = (cell(values, math.inf) for values in (range(seeds), [0.5] * seeds))
+        assert math.isfinite(combination([(1, left.rows), (-1, right.rows)]).stderr) is known
+
+
+def test_a_discrete_effect_is_corrected_by_half_a_step() -> None:
+    """0.3 ± 0.1 in steps of 0.2 is two standard errors from 0 and from 0.6. At most 0.3, an exact 0.3 is not below it."""
+    found, tail = Difference(0.3, 0.1, step=0.1), stdtr(math.inf, -2.0)
+    assert (found.p_above(0.0), found.p_below(0.6), found.p_value) == pytest.approx((tail, tail, 2 * tail))
+    sure, likely = stdtrit(1e9, 0.975), stdtrit(1e9, 0.8)
+    assert found.interval(0.95) == pytest.approx((0.2 - 0.1 * sure, 0.4 + 0.1 * sure))
+    assert found.detectable(0.05) == pytest.approx(0.1 + 0.1 * (sure + likely))
+    exact = Difference(0.3, 0.0)
+    assert (exact.p_below(0.3), exact.p_below(0.31), exact.p_above(0.3), exact.p_above(0.29)) == (1, 0, 1, 0)
+    assert (exact.interval(0.95), exact.detectable(0.05)) == ((0.3, 0.3), 0.0)
+
+
 @pytest.mark.parametrize(
     ("at", "than", "times"),
     [({"distilled": 2}, {"distilled": 0}, "steps[k=2]"), ({"reflow": 1}, {"reflow": 0}, "u-shaped")],
@@ -249,7 +270,7 @@ def test_costs_are_compared_with_the_coupling_really_trained_on() -> None:
 
 def test_a_cheap_flow_that_is_no_worse_off_passes() -> None:
     """The marginal guard lets a small error by, relative to the right side's and to the displacement, above the floor."""
-    for error, other, untested in ((0.1, 0.1, False), (0.16, 0.1, True), (0.9, 0.9, True), (0.14, 0.1, False)):
+    for error, other, untested in ((0.1, 0.1, False), (0.16, 0.1, True), (0.14, 0.1, False), (0.9, 0.9, True)):
         sheet = Sheet()
         sheet.flow(3.0, error=error, **OT)
         sheet.flow(4.0, error=other, **INDEPENDENT)
