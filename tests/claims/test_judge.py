@@ -14,7 +14,7 @@ from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
 from fmbench.claims import CLAIMS, Cells, Claim, Contrast
-from fmbench.claims.base import no_more
+from fmbench.claims.base import no_more, pairwise
 from fmbench.claims.cells import Cell
 from fmbench.claims.judge import INCONCLUSIVE, NOT_TESTED, REFUTED, SUPPORTED, Verdict, judge, verdicts, weigh
 from fmbench.contrasts import Difference, combination
@@ -102,6 +102,40 @@ def test_one_violation_is_enough_and_all_must_hold() -> None:
     assert decided([low, high]) == decided([high]) == REFUTED
     assert decided([low, vague]) == INCONCLUSIVE
     assert weigh([low, high, vague])[0] is high
+
+
+def test_of_exact_contrasts_the_one_nearest_to_a_violation_is_shown() -> None:
+    near, far = (no_more(cell([v]), cell([1.0])) for v in (0.9, 0.5))
+    assert weigh([near, far])[0] is weigh([far, near])[0] is near
+
+
+def test_a_margin_is_a_share_of_the_other_sides_size() -> None:
+    rows = [*cell([-2.3], **INDEPENDENT).rows, *cell([-2.2], **OT).rows]
+    (found,) = pairwise(Cells(rows), "straightness", OT, INDEPENDENT, 0.1)
+    assert (found.difference.value, found.margin) == pytest.approx((0.1, 0.23))
+
+
+def test_what_a_verdict_states_by_hand() -> None:
+    """One seed, two data sets, effects −0.1 and −0.05 of error √2 · 0.1: either, of two tries, may refute the claim."""
+    rows, error = [], math.sqrt(2) * 0.1
+    for data, right in (("d", 1.1), ("e", 1.05)):
+        rows += [*cell([1.0], 0.1, data=data, **OT).rows, *cell([right], 0.1, data=data, n=50, **INDEPENDENT).rows]
+    straight, cheap = (
+        CLAIMS.build({"name": "comparison", "metric": metric, "at": OT, "than": INDEPENDENT, "guards": []})
+        for metric in ("straightness", "transport_cost")
+    )
+    rows += [{**row, "metric": "transport_cost"} for row in rows]
+    sure, likely = stdtrit(1e9, 0.975), stdtrit(1e9, 0.8)
+    for claims, level in (([straight], 0.05), ([straight, cheap], 0.025)):  # neither of two rejected: Holm leaves half
+        found = verdicts(Cells(rows), claims)[0]
+        assert (found.verdict, found.contrasts, found.n, found.samples) == (INCONCLUSIVE, 2, 1, 50)
+        assert (found.effect, found.low, found.high) == pytest.approx(
+            (-0.05, -0.05 - sure * error, -0.05 + sure * error)
+        )
+        assert found.level == pytest.approx(level)
+        assert found.detectable == pytest.approx(error * (stdtrit(1e9, 1 - level / 4) + likely))
+        assert found.note.startswith("one seed")
+    assert not verdicts(Cells(rounds(True)), [CLAIMS.build("reflow-straightens")])[0].note
 
 
 def test_claims_are_corrected_together() -> None:

@@ -95,6 +95,24 @@ class Bulging(Rectified):
         return replace(super().schedule(t), gamma=t * (1 - t), d_gamma=1 - 2 * t)
 
 
+def test_a_path_that_ends_early_and_one_whose_start_holds_data() -> None:
+    """N(0, 1) → N(m, s²). Cut at ½: ∫₀^½ s²/(t²s² + (1 − t)²) dt = s atan s, Z_½ = m/2 + ½√(1 + s²) ε. On `ve`, with σ from 2 to
+    0.1, (x − m)/s_t is kept: Z1 = m + r (Z0 − m), r² = (s² + 0.1²)/(s² + 2²), from Z0 = 2 ε.
+    """
+    m, s = 1.3, 0.6
+    mean, std = torch.tensor([[m], [s]], dtype=torch.float64)
+    cut = GaussianFlow(Cut(), mean, std)
+    assert cut.minimal_loss() == pytest.approx(2 * s * math.atan(s), abs=1e-12)
+    assert cut.one_step_error() == pytest.approx((0.5 - 0.5 * math.sqrt(1 + s * s)) ** 2, abs=1e-12)
+    ve = GaussianFlow(PATHS.build({"name": "ve", "sigma_min": 0.1, "sigma_max": 2}), mean, std)
+    r2 = (s * s + 0.1**2) / (s * s + 2**2)
+    end, width = m * (1 - math.sqrt(r2)), 2 * math.sqrt(r2)
+    assert ve.w2_squared() == pytest.approx(m * m + (2 - s) ** 2, abs=1e-12)
+    assert ve.transport_cost() == pytest.approx(end**2 + (width - 2) ** 2, abs=1e-12)
+    expected = 0.5 * math.log(2 * math.pi * width**2) + (s * s + (m - end) ** 2) / (2 * width**2)
+    assert ve.nll() == pytest.approx(expected, abs=1e-12)
+
+
 class Cut(Rectified):
     name = "cut"
     end_time = 0.5
