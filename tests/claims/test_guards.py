@@ -202,6 +202,15 @@ def test_ends_that_are_narrow_prove_nothing(left: float, right: float, guard: st
         assert (found.verdict, found.guard) == (NOT_TESTED if guard else SUPPORTED, guard)
 
 
+def test_that_few_ends_are_narrow_is_not_shown() -> None:
+    """0.8² of 20 ends is known to √(2/20) of itself, which holds 0.85²."""
+    rows, noise = two(OT, INDEPENDENT, True), np.random.default_rng(0).normal(size=20)
+    squares = 0.8**2 * ((noise - noise.mean()) / noise.std()) ** 2
+    kept = {SPREAD + row["key"]: squares for row in rows if row["metric"] == "transport_cost"}
+    (found,) = verdicts(Cells(rows, {"d": {"dims": 1, "std": 1.0}}, kept), [CLAIMS.build("ot-cfm-cheaper")])
+    assert (found.verdict, found.guard) == (SUPPORTED, None)
+
+
 @pytest.mark.parametrize(("shared", "reused"), [(0, False), (3, False), (26, True), (256, True)])
 def test_noise_is_reused_where_more_of_it_agrees_than_by_chance(shared: int, reused: bool) -> None:
     """Single-precision numbers of one dimension coincide now and then; a tenth of the pairs is about 26 of those looked at."""
