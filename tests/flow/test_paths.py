@@ -243,8 +243,13 @@ def test_half_of_vp_linears_reference_steps_are_equal_in_t_and_half_in_the_logar
 
 
 def test_noise_that_holds_data_is_not_the_source() -> None:
-    """σ_0 = 1 alone does not tell: here the start is x1 + x0."""
-    assert not PATHS.build({"name": "ve", "sigma_max": 1}).starts_at_source()
+    """σ_0 = 1 alone does not tell: here the start is ½ x1 + x0."""
+
+    class Late(Smooth):
+        def alpha(self, t: Tensor) -> Tensor:
+            return (1 + t) / 2
+
+    assert not Late().starts_at_source()
 
 
 def test_labels_and_mistakes() -> None:
