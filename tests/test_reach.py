@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from fmbench.errors import UserError
-from fmbench.reach import least_calls
+from fmbench.reach import _ends, least_calls
 from fmbench.results import Results, frame
 
 
@@ -82,6 +82,18 @@ def test_uncertain_means_widen_the_interval_and_may_leave_it_open() -> None:
     assert interval_of(reach(*spread).iloc[0]) == (4, 4, 8)  # the seeds disagree at 4 calls only
     together = [row(nfe, value + 0.5 * seed, seed) for nfe, value in values.items() for seed in range(3)]
     assert interval_of(reach(*together, within=0.05).iloc[0])[0] == 4  # seeds that move all budgets alike
+
+
+def test_the_answer_lies_in_its_interval() -> None:
+    """Eleven budgets at 1.06 ± 0.05: each is within 1.05 in 42 draws of 100, none of them in 0.58^11, a quarter per cent."""
+    almost = curve(dict.fromkeys(range(1, 12), 1.06), stderr=0.05)
+    nfe, _, high = interval_of(reach(*almost, *curve({12: 1.0})).iloc[0])
+    assert nfe == high == 12
+
+
+def test_the_ends_leave_no_more_out_than_they_may() -> None:
+    """Of eleven, the middle half lies between places 2.5 and 7.5: rounded outwards."""
+    assert _ends(np.arange(11)[::-1], 0.5) == (2, 8)
 
 
 @pytest.mark.parametrize("stderr", [None, math.nan, math.inf])

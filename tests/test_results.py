@@ -132,6 +132,21 @@ def test_summary_by_hand() -> None:
     assert (line["seeds"], line["n"], line["failed"]) == (2, 100, 0)
 
 
+def test_sample_seeds_are_averaged_within_their_seed() -> None:
+    """1 and 2 of one seed, 5 of the other: (1.5 + 5) / 2. `n` is the smallest, of one value."""
+    rows = [row(value=v, seed=s, sample_seed=k, n=n) for v, s, k, n in ((1, 0, 0, 100), (2, 0, 1, 50), (5, 1, 0, 80))]
+    (line,) = results(*rows).summary().to_dict("records")
+    assert (line["mean"], line["seeds"], line["n"]) == (3.25, 2, 50)
+
+
+def test_the_interval_is_at_the_level_asked_for_and_probes_are_stated_apart() -> None:
+    rows = [row(value=1.0, stderr=2.0, probe_stderr=part, seed=seed) for seed, part in enumerate((0.1, 0.7))]
+    (line,) = results(rows[0]).summary(level=0.5).to_dict("records")
+    assert (line["low"], line["high"]) == pytest.approx((1 - 2 * 0.6744898, 1 + 2 * 0.6744898))
+    (line,) = results(*rows).summary().to_dict("records")
+    assert line["probe_stderr"] == pytest.approx(0.5)
+
+
 def test_what_failed_is_counted_not_averaged_and_a_failed_row_need_not_know_its_unit() -> None:
     failed = row(value=None, stderr=None, seed=1, status="diverged", unit=None, higher_is_better=None, n=None)
     (line,) = results(row(value=5.0), failed).summary().to_dict("records")
@@ -149,9 +164,10 @@ def test_an_undefined_error_stays_undefined() -> None:
 
 
 def test_an_adaptive_solvers_calls_are_an_outcome() -> None:
-    rows = [row(solver="dopri5", rtol=1e-5, atol=1e-5, nfe=40.0 + 6 * seed, seed=seed) for seed in range(3)]
+    sampler = {"solver": "dopri5", "rtol": 1e-5, "atol": 1e-5}
+    rows = [row(**sampler, nfe=40.0 + 6 * seed, steps=6 + seed, seed=seed) for seed in range(3)]
     (line,) = results(*rows).summary().to_dict("records")
-    assert (line["nfe"], line["seeds"], line["sampler"]) == (46.0, 3, "dopri5 1e-5")
+    assert (line["nfe"], line["steps"], line["seeds"], line["sampler"]) == (46.0, 7, 3, "dopri5 1e-5")
 
 
 def test_pivot_by_hand_keeps_solvers_apart() -> None:
@@ -244,6 +260,11 @@ def test_flows_of_one_method_are_told_apart_by_what_varies() -> None:
         (44.0, 0.0, "44"),
         (0.1234, math.inf, "0.123 ± ?"),
         (1.234e-7, 4.2e-9, "(1.23 ± 0.04)e-7"),
+        (123456.0, 560.0, "(1.235 ± 0.006)e5"),
+        (12345.6, 56.0, "12350 ± 60"),
+        (0.001234, 0.00005, "0.00123 ± 0.00005"),
+        (0.0001234, 0.000005, "(1.23 ± 0.05)e-4"),
+        (0.00001, 0.05, "0.00 ± 0.05"),
         (math.nan, math.nan, "–"),
     ],
 )

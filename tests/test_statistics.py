@@ -15,6 +15,7 @@ from fmbench.randomness import generator
 from fmbench.statistics import (
     Estimate,
     added,
+    agresti_coull,
     bootstrap,
     combine,
     holm,
@@ -63,6 +64,12 @@ def test_ratio_of_proportional_samples_is_certain() -> None:
 def test_root_has_no_error_at_zero() -> None:
     assert root(Estimate(4.0, 1.0, 9)) == Estimate(2.0, 0.25, 9)
     assert root(Estimate(0.0, 0.0, 9)).stderr == math.inf
+
+
+def test_a_share_has_an_error_where_all_are_of_a_kind() -> None:
+    """Agresti and Coull: of 6 in 12, 8 in 16; of none in 12, 2 in 16."""
+    assert agresti_coull(6, 12) == pytest.approx(math.sqrt(1 / 2 * 1 / 2 / 16))
+    assert agresti_coull(0, 12) == agresti_coull(12, 12) == pytest.approx(math.sqrt(1 / 8 * 7 / 8 / 16))
 
 
 def test_interval_of_undefined_error_is_the_whole_line() -> None:

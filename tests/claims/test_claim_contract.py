@@ -16,7 +16,7 @@ from fmbench.claims.judge import INCONCLUSIVE, NOT_TESTED, REFUTED, SUPPORTED, V
 from fmbench.errors import UserError
 from fmbench.plan import make_plan
 from fmbench.suite import load, shipped
-from fmbench.table import IDENTITY
+from fmbench.table import FLOOR, IDENTITY, TRUTH
 
 EVERY = [built(name) for name in CLAIMS.names()]
 each = pytest.mark.parametrize("claim", EVERY, ids=[claim.name for claim in EVERY])
@@ -77,6 +77,10 @@ def test_a_suite_that_cannot_test_it_is_refused(claim: Claim) -> None:
         with pytest.raises(UserError, match="needs rows with") as refused:
             claim.check(rows)
         assert f"'{claim.label()}' needs rows with {words(side)}" in str(refused.value)
+        for model in (FLOOR, TRUTH):  # measured of no flow
+            rows = [{**row, "model": model} if holds(row, side) else row for row in scene(True)]
+            with pytest.raises(UserError, match="needs rows with"):
+                claim.check(rows)
 
 
 @pytest.mark.parametrize(

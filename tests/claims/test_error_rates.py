@@ -91,12 +91,13 @@ def test_kendall_by_hand_and_ties_count_for_neither_order() -> None:
 
 
 def test_an_effect_that_there_cannot_be_is_not_called_detectable() -> None:
-    """−τ ≤ 1: five flows in full disorder refute the claim alone, at α / 20 not even these could."""
+    """−τ ≤ 1: five flows in full disorder refute the claim alone, of two-sided p = 0.0275; at a lower α not even these could."""
     rng = np.random.default_rng(0)
     cells = Cells(ranked(np.array([60.0, 40, 80, 50, 70]), 1, rng).rows)
     for alpha, detectable, words in (
         (0.05, 1.0, "an effect below 1 could"),
-        (0.0025, math.inf, "cannot be refuted at this n"),
+        (0.028, 1.0, "an effect below 1 could"),
+        (0.027, math.inf, "cannot be refuted at this n"),
     ):
         (found,) = verdicts(cells, [CLAIMS.build({"name": "adaptive-calls-follow-straightness", "alpha": alpha})])
         assert found.verdict == INCONCLUSIVE

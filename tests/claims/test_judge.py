@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from claim_tables import FLOW, INDEPENDENT, OT, SCENES, VP, Sheet, built, rounds, spoiled, two
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
 from fmbench.claims import CLAIMS, Cells, Claim, Contrast
-from fmbench.claims.base import no_more
+from fmbench.claims.base import no_more, pairwise
 from fmbench.claims.cells import Cell
 from fmbench.claims.judge import INCONCLUSIVE, NOT_TESTED, REFUTED, SUPPORTED, Verdict, judge, verdicts, weigh
 from fmbench.contrasts import Difference, combination
@@ -104,6 +104,40 @@ def test_one_violation_is_enough_and_all_must_hold() -> None:
     assert weigh([low, high, vague])[0] is high
 
 
+def test_of_exact_contrasts_the_one_nearest_to_a_violation_is_shown() -> None:
+    near, far = (no_more(cell([v]), cell([1.0])) for v in (0.9, 0.5))
+    assert weigh([near, far])[0] is weigh([far, near])[0] is near
+
+
+def test_a_margin_is_a_share_of_the_other_sides_size() -> None:
+    rows = [*cell([-2.3], **INDEPENDENT).rows, *cell([-2.2], **OT).rows]
+    (found,) = pairwise(Cells(rows), "straightness", OT, INDEPENDENT, 0.1)
+    assert (found.difference.value, found.margin) == pytest.approx((0.1, 0.23))
+
+
+def test_what_a_verdict_states_by_hand() -> None:
+    """One seed, two data sets, effects −0.1 and −0.05 of error √2 · 0.1: either, of two tries, may refute the claim."""
+    rows, error = [], math.sqrt(2) * 0.1
+    for data, right in (("d", 1.1), ("e", 1.05)):
+        rows += [*cell([1.0], 0.1, data=data, **OT).rows, *cell([right], 0.1, data=data, n=50, **INDEPENDENT).rows]
+    straight, cheap = (
+        CLAIMS.build({"name": "comparison", "metric": metric, "at": OT, "than": INDEPENDENT, "guards": []})
+        for metric in ("straightness", "transport_cost")
+    )
+    rows += [{**row, "metric": "transport_cost"} for row in rows]
+    sure, likely = stdtrit(1e9, 0.975), stdtrit(1e9, 0.8)
+    for claims, level in (([straight], 0.05), ([straight, cheap], 0.025)):  # neither of two rejected: Holm leaves half
+        found = verdicts(Cells(rows), claims)[0]
+        assert (found.verdict, found.contrasts, found.n, found.samples) == (INCONCLUSIVE, 2, 1, 50)
+        assert (found.effect, found.low, found.high) == pytest.approx(
+            (-0.05, -0.05 - sure * error, -0.05 + sure * error)
+        )
+        assert found.level == pytest.approx(level)
+        assert found.detectable == pytest.approx(error * (stdtrit(1e9, 1 - level / 4) + likely))
+        assert found.note.startswith("one seed")
+    assert not verdicts(Cells(rounds(True)), [CLAIMS.build("reflow-straightens")])[0].note
+
+
 def test_claims_are_corrected_together() -> None:
     """Holm over what is tested: the claims that are not tested cost nothing."""
     rows = two(OT, INDEPENDENT, True)
@@ -131,6 +165,27 @@ def test_seedless_values_go_with_every_seed() -> None:
     assert found.freedom == pytest.approx(variance**2 / ((1 / 3) ** 2 / 2))
     unknown = cell([4.0], math.inf, seed=None)
     assert combination([(1, left.rows), (-1, unknown.rows)]).stderr == math.inf, "no seeds can tell its error"
+
+
+def test_seeds_alone_can_tell_where_there_are_three() -> None:
+    """Of two, the spread counts; where the samples' part is not known, they are too few to stand for it."""
+    found = combination([(1, cell([1.0, 2.0]).rows), (-1, cell([0.0, 0.0]).rows)])
+    assert (found.stderr, found.freedom) == pytest.approx((0.5, 1))
+    for seeds, known in ((2, False), (3, True)):
+        left, right = (cell(values, math.inf) for values in (range(seeds), [0.5] * seeds))
+        assert math.isfinite(combination([(1, left.rows), (-1, right.rows)]).stderr) is known
+
+
+def test_a_discrete_effect_is_corrected_by_half_a_step() -> None:
+    """0.3 ± 0.1 in steps of 0.2 is two standard errors from 0 and from 0.6. At most 0.3, an exact 0.3 is not below it."""
+    found, tail = Difference(0.3, 0.1, step=0.1), stdtr(math.inf, -2.0)
+    assert (found.p_above(0.0), found.p_below(0.6), found.p_value) == pytest.approx((tail, tail, 2 * tail))
+    sure, likely = stdtrit(1e9, 0.975), stdtrit(1e9, 0.8)
+    assert found.interval(0.95) == pytest.approx((0.2 - 0.1 * sure, 0.4 + 0.1 * sure))
+    assert found.detectable(0.05) == pytest.approx(0.1 + 0.1 * (sure + likely))
+    exact = Difference(0.3, 0.0)
+    assert (exact.p_below(0.3), exact.p_below(0.31), exact.p_above(0.3), exact.p_above(0.29)) == (1, 0, 1, 0)
+    assert (exact.interval(0.95), exact.detectable(0.05)) == ((0.3, 0.3), 0.0)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +319,7 @@ def test_costs_are_compared_with_the_coupling_really_trained_on() -> None:
 
 def test_a_cheap_flow_that_is_no_worse_off_passes() -> None:
     """The marginal guard lets a small error by, relative to the right side's and to the displacement, above the floor."""
-    for error, other, untested in ((0.1, 0.1, False), (0.16, 0.1, True), (0.9, 0.9, True), (0.14, 0.1, False)):
+    for error, other, untested in ((0.1, 0.1, False), (0.16, 0.1, True), (0.14, 0.1, False), (0.9, 0.9, True)):
         sheet = Sheet()
         sheet.flow(3.0, error=error, **OT)
         sheet.flow(4.0, error=other, **INDEPENDENT)

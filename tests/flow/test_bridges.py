@@ -80,7 +80,7 @@ class Sinkhorn(Coupling):
 def test_a_schroedinger_bridge_asks_for_its_coupling() -> None:
     path = PATHS.build({"name": "sb-cfm", "sigma": 0.5})
     path.check(Sinkhorn(reg=0.5))
-    for wrong in (Sinkhorn(), COUPLINGS.build("independent"), COUPLINGS.build("minibatch-ot")):
+    for wrong in (Sinkhorn(), Sinkhorn(reg=0.505), COUPLINGS.build("independent"), COUPLINGS.build("minibatch-ot")):
         with pytest.raises(
             UserError, match=r"path 'sb-cfm\[sigma=0.5\]' with coupling .* Use coupling \{name: sinkhorn, reg: 0\.5\}"
         ):

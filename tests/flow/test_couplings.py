@@ -119,6 +119,15 @@ def test_pairs_closer_than_the_product_resolves(scale: float) -> None:
     assert torch.equal(shuffle[j], torch.arange(64))
 
 
+def test_clusters_so_far_apart_that_products_lose_what_is_within() -> None:
+    """At ±1e8 a product of double precision is off by about 10; neighbours are some units apart, partners a thousandth."""
+    side = torch.where(torch.arange(64) % 2 == 0, 1e8, -1e8).double()[:, None]
+    x0 = normal(64, 8, 1).double() + side
+    shuffle = torch.randperm(64, generator=rng())
+    _, j = MinibatchOT().pair(x0, x0[shuffle] + 1e-3 * normal(64, 8, 2), rng())
+    assert torch.equal(shuffle[j], torch.arange(64))
+
+
 points = st.integers(1, 6).flatmap(lambda n: st.integers(1, 6).map(lambda d: (n, d)))
 values = st.floats(-100, 100, width=32)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from fmbench.data import DATA
 from fmbench.flow import COUPLINGS, PATHS
 from fmbench.flow.gaussian import GaussianFlow, mean_norm
+from fmbench.flow.paths import Path, Rectified, Schedule
 from fmbench.metrics import METRICS, Exact, truth
 from fmbench.randomness import generator
 
@@ -68,6 +70,65 @@ def test_quadrature_agrees_with_the_closed_forms(path: str) -> None:
         assert getattr(traced, name)() == pytest.approx(getattr(line, name)(), abs=near), name
     for name in ("transport_cost_l1", "transport_cost_l2", "path_length"):  # of norms, which have a kink at 0
         assert getattr(traced, name)() == pytest.approx(getattr(line, name)(), rel=1e-3), name
+
+
+def test_true_values_of_what_is_held_against_transport() -> None:
+    """The rectified flow's coupling is the optimal one: (A − W2²) / W2² = S / C."""
+    known = Exact(
+        PATHS.build("rectified"),
+        DATA.build({"name": "normal", "dims": [1]}),
+        DATA.build(LINE),
+        COUPLINGS.build("independent"),
+    )
+    least = 1.5**2 + 0.4**2
+    assert METRICS.build("w2_squared").true_value(known) == pytest.approx(least, abs=1e-12)
+    assert METRICS.build("npe").true_value(known) == pytest.approx((2 - math.pi / 2) * 0.6 / least, abs=1e-12)
+
+
+class Bulging(Rectified):
+    """A bridge of no width at its ends."""
+
+    name = "bulging"
+    affine = False
+
+    def schedule(self, t: torch.Tensor) -> Schedule:
+        return replace(super().schedule(t), gamma=t * (1 - t), d_gamma=1 - 2 * t)
+
+
+def test_a_path_that_ends_early_and_one_whose_start_holds_data() -> None:
+    """N(0, 1) → N(m, s²). Cut at ½: ∫₀^½ s²/(t²s² + (1 − t)²) dt = s atan s, Z_½ = m/2 + ½√(1 + s²) ε. On `ve`, with σ from 2 to
+    0.1, (x − m)/s_t is kept: Z1 = m + r (Z0 − m), r² = (s² + 0.1²)/(s² + 2²), from Z0 = 2 ε.
+    """
+    m, s = 1.3, 0.6
+    mean, std = torch.tensor([[m], [s]], dtype=torch.float64)
+    cut = GaussianFlow(Cut(), mean, std)
+    assert cut.minimal_loss() == pytest.approx(2 * s * math.atan(s), abs=1e-12)
+    assert cut.one_step_error() == pytest.approx((0.5 - 0.5 * math.sqrt(1 + s * s)) ** 2, abs=1e-12)
+    ve = GaussianFlow(PATHS.build({"name": "ve", "sigma_min": 0.1, "sigma_max": 2}), mean, std)
+    r2 = (s * s + 0.1**2) / (s * s + 2**2)
+    end, width = m * (1 - math.sqrt(r2)), 2 * math.sqrt(r2)
+    assert ve.w2_squared() == pytest.approx(m * m + (2 - s) ** 2, abs=1e-12)
+    assert ve.transport_cost() == pytest.approx(end**2 + (width - 2) ** 2, abs=1e-12)
+    expected = 0.5 * math.log(2 * math.pi * width**2) + (s * s + (m - end) ** 2) / (2 * width**2)
+    assert ve.nll() == pytest.approx(expected, abs=1e-12)
+
+
+class Cut(Rectified):
+    name = "cut"
+    end_time = 0.5
+
+
+@pytest.mark.parametrize(
+    "path", [Bulging(), Cut(), PATHS.build({"name": "fm-ot", "sigma_min": 0.1}), PATHS.build("over-time")]
+)
+def test_a_mixture_s_flow_is_known_where_it_runs_from_source_to_data(path: Path) -> None:
+    """And its target is x_t's own velocity, all of it."""
+    mixture = DATA.build({"name": "gaussian-mixture", "means": [[-2.0], [1.0]], "stds": [0.3, 0.5]})
+    for along, known in ((PATHS.build("rectified"), True), (path, False)):
+        flow = Exact(along, DATA.build({"name": "normal", "dims": [1]}), mixture, COUPLINGS.build("independent"))
+        assert truth.is_solved(flow) is known
+        assert (truth.minimal_loss(flow) is not None) is known
+        assert (truth.nll(flow) is not None) is known
 
 
 @pytest.mark.parametrize("data", ["moons", "digits"])

@@ -205,3 +205,10 @@ def test_the_empirical_flow_ends_in_its_points() -> None:
     grid = 1 - torch.logspace(0, -5, 201, dtype=torch.float64)
     z1 = SOLVERS.build("rk4").integrate(Velocity(EmpiricalVelocity(path, POINTS[:20]), path=path), z0, grid).x
     assert torch.cdist(z1.flatten(1), POINTS[:20].double().flatten(1)).amin(1).max() < 1e-3
+
+
+def test_halfway_between_two_points_the_weights_are_numbers() -> None:
+    """±1 at σ = 0.01: each weighs e^{−4900} of a point at the centre, and E[x1 | x] = tanh(αx/σ²) all the same."""
+    t, x = torch.tensor(0.99, dtype=torch.float64), torch.tensor([[0.0], [1e-5], [-1e-4]], dtype=torch.float64)
+    field = EmpiricalVelocity(PATHS.build("rectified"), torch.tensor([[-1.0], [1.0]]))
+    assert torch.allclose(field(t, x), (torch.tanh(t * x / (1 - t) ** 2) - x) / (1 - t), rtol=1e-9)

@@ -235,6 +235,23 @@ def test_start_and_reference_times(path: Path) -> None:
     assert path.method
 
 
+def test_half_of_vp_linears_reference_steps_are_equal_in_t_and_half_in_the_logarithm_of_the_rest() -> None:
+    """Until t = ½: a half of the one, ln 2 / ln 1e5 = 6.02 % of the other. In the last thousandth: 0.1 % and two fifths."""
+    t = PATHS.build("vp-linear").warp(torch.linspace(0, 1, 10_001, dtype=torch.float64))
+    early, last = (t <= 0.5).double().mean().item(), (t >= 0.999).double().mean().item()
+    assert (early, last) == pytest.approx(((0.5 + 0.0602) / 2, (0.001 + 0.4) / 2), abs=3e-4)
+
+
+def test_noise_that_holds_data_is_not_the_source() -> None:
+    """σ_0 = 1 alone does not tell: here the start is ½ x1 + x0."""
+
+    class Late(Smooth):
+        def alpha(self, t: Tensor) -> Tensor:
+            return (1 + t) / 2
+
+    assert not Late().starts_at_source()
+
+
 def test_labels_and_mistakes() -> None:
     assert PATHS.build({"name": "fm-ot", "sigma_min": 0.1}).label() == "fm-ot[sigma_min=0.1]"
     assert PATHS.build({"name": "fm-ot", "sigma_min": 1e-5}).label() == "fm-ot"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fmbench.errors import UserError
 from fmbench.flow import PATHS, UserPath, path_from
+from fmbench.flow.path_checks import check_path
 from fmbench.flow.user_paths import derivative
 from fmbench.flow.velocity import Velocity
 from fmbench.plan import Plan, make_plan
@@ -144,6 +145,10 @@ def test_a_derivative_that_diverges_at_an_end_is_told_while_planning(tiny: Calla
         (lambda t: 1.0, r"schedule\(t\) gives α as float at t of shape \(\): .*torch.ones_like"),
         (lambda t: t.sum(), r"schedule\(t\) gives α as shape \(\) at t of shape \(2,\)"),
         (lambda t: t * math.nan, r"α = nan at t = 0.1, between the ends, .*Mend its formula"),
+        (
+            lambda t: torch.where((t - 0.5).abs() < 0.01, math.nan, t),
+            r"α = nan at t = 0.5, between the ends, .*Mend its formula",
+        ),
     ],
 )
 def test_a_formula_that_takes_no_tensor_is_told_while_planning(
@@ -152,6 +157,18 @@ def test_a_formula_that_takes_no_tensor_is_told_while_planning(
     path_from("test-clumsy", alpha, rest, d_alpha=torch.ones_like)
     with pytest.raises(UserError, match=f"path 'test-clumsy': {said}"):
         plan_of(tiny, "test-clumsy")
+
+
+@pytest.mark.parametrize(("factor", "size", "told"), [(1.002, 1, True), (1.0005, 1, False), (1.002, 0.01, False)])
+def test_slopes_that_are_off_by_more_than_a_thousandth_of_the_largest_or_of_one(
+    factor: float, size: float, told: bool
+) -> None:
+    """A sine's own slope is π/2 at most."""
+    path = path_from(
+        "test-off", lambda t: size * sine(t), rest, lambda t: factor * size * math.pi / 2 * torch.cos(math.pi / 2 * t)
+    )()
+    with pytest.raises(UserError, match="its derivatives are not those of its α and σ") if told else nullcontext():
+        check_path(path)
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -99,6 +99,24 @@ def test_pairs_of_one_minibatch_are_not_taken_for_independent(metric: BalanceRes
         MinimalLoss().measure(flow.evidence(10, path=PATHS.build("sb-cfm")))
 
 
+def test_times_fill_their_strata_and_every_minibatch_sees_all_of_them() -> None:
+    """The mean of 64 uniform times is known to 0.29 / √64; the first eighth of the strata would have 1/16."""
+    coupling = COUPLINGS.build("minibatch-ot")
+    draw = coupled(FLOW.data, DATA.build({"name": "normal", "dims": [1]}), coupling, 64, 0)
+    for known in ({}, {"coupling": coupling, "train_batch": 64, "coupled": draw}):
+        t = torch.cat([points.t for points in MinimalLoss().points(FLOW.evidence(512, **known))])
+        assert torch.equal((512 * t).floor().sort().values, torch.arange(512, dtype=torch.float64))
+    assert (t.reshape(8, 64).mean(1) - 0.5).abs().max() < 5 * math.sqrt(1 / 12 / 64)
+
+
+def test_no_more_pairs_are_asked_for_than_a_round_has() -> None:
+    z0 = torch.linspace(-1, 1, 100)[:, None]
+    draw = coupled(FLOW.data, DATA.build("normal"), COUPLINGS.build("independent"), 64, 0, (z0, z0 + 1))
+    known = {"fixed": 100, "coupled": draw, "velocity": lambda t, x: torch.ones_like(x)}
+    found = MinimalLoss().measure(FLOW.evidence(500, **known))
+    assert (found.value, found.n) == (pytest.approx(0, abs=1e-12), 100)
+
+
 def test_identity_residual_sees_a_wrong_energy() -> None:
     assert abs(IdentityResidual().measure(off(0.0)).value) < 1e-5
     geometry = FLOW.geometry(N)

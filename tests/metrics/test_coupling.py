@@ -15,9 +15,9 @@ from torch import Tensor
 
 from fmbench.data import DATA, Data
 from fmbench.errors import Skip
-from fmbench.flow import COUPLINGS, Coupling
+from fmbench.flow import COUPLINGS, PATHS, Coupling
 from fmbench.metrics import METRICS
-from fmbench.metrics.base import Geometry, Pairing, PerSampleMetric
+from fmbench.metrics.base import Exact, Geometry, Pairing, PerSampleMetric
 from fmbench.metrics.coupling import (
     CouplingBias,
     CouplingMilliseconds,
@@ -94,6 +94,17 @@ def test_independent_cost_is_the_closed_form() -> None:
         assert (estimate.stderr < 0.2, estimate.n) == (True, 4096)
     assert near(measure("train_coupling_cost", pairing(**laws), n=4096), 11.25)
     assert not near(measure("train_coupling_cost", pairing("minibatch-ot", **laws), n=4096), 11.25)
+
+
+def test_true_costs_from_a_source_that_is_not_centred() -> None:
+    """N(−2, 1) to N(1, 0.5²), independent: x1 − x0 ~ N(3, 1.25), a folded normal for ‖·‖₁ and ‖·‖."""
+    laws = [
+        DATA.build({"name": "gaussian-mixture", "means": [[m]], "stds": [[s]]}) for m, s in ((-2.0, 1.0), (1.0, 0.5))
+    ]
+    known = Exact(PATHS.build("rectified"), *laws, COUPLINGS.build("independent"))
+    folded = math.sqrt(2.5 / math.pi) * math.exp(-9 / 2.5) + 3 * math.erf(3 / math.sqrt(2.5))
+    for cost, value in (("", 9 + 1.25), ("_l1", folded), ("_l2", folded)):
+        assert METRICS.build(f"train_coupling_cost{cost}").true_value(known) == pytest.approx(value, rel=1e-9)
 
 
 def test_coupling_cost_in_one_dimension_is_that_of_sorted_samples() -> None:
@@ -179,12 +190,14 @@ def test_distinct_pairs_of_known_couplings() -> None:
 
 def test_bias_is_the_excess_over_the_plan_of_all_samples() -> None:
     of = pairing("minibatch-ot", batch=16)
-    estimate = measure("coupling_bias", of, n=64, repeats=1)
-    parts = [Minibatch.draw(of.data, of.source, of.coupling, 16, 0, k) for k in range(4)]
-    x0, x1 = (torch.cat(side).double().numpy() for side in zip(*[(m.x0, m.x1) for m in parts], strict=True))
-    excess = sum(m.cost() for m in parts) / 4 - ot.emd2([], [], ot.dist(x0, x1))
-    assert estimate.value == pytest.approx(excess, rel=1e-9)
-    assert (estimate.n, estimate.value > 0) == (64, True)
+    excess = []
+    for repeat in range(2):  # of fresh minibatches each
+        parts = [Minibatch.draw(of.data, of.source, of.coupling, 16, 0, 4 * repeat + k) for k in range(4)]
+        x0, x1 = (torch.cat(side).double().numpy() for side in zip(*[(m.x0, m.x1) for m in parts], strict=True))
+        excess.append(sum(m.cost() for m in parts) / 4 - ot.emd2([], [], ot.dist(x0, x1)))
+        estimate = measure("coupling_bias", of, n=64, repeats=repeat + 1)
+        assert estimate.value == pytest.approx(sum(excess) / len(excess), rel=1e-9)
+        assert (estimate.n, estimate.value > 0) == (64, True)
 
 
 def test_bias_by_hand() -> None:
@@ -246,6 +259,27 @@ def test_label_skew_by_hand() -> None:
         assert (estimate.value, estimate.stderr) == (pytest.approx(value), math.inf)
 
 
+def test_the_label_skews_error_is_the_jackknifes() -> None:
+    """√((K − 1)/K Σ_k (θ_k − mean θ)²), θ_k the share without the k-th of K minibatches, on K − 1 degrees of freedom."""
+    of, count = pairing("minibatch-ot", batch=16), 5
+    parts = [Minibatch.draw(of.data, of.source, of.coupling, 16, 0, k) for k in range(count)]
+
+    def share(kept: list[Minibatch]) -> float:
+        x = torch.cat([m.x0[m.i] for m in kept]).double()
+        label = torch.cat([m.label[m.j] for m in kept if m.label is not None])
+        groups = [x[label == value] for value in label.unique()]
+        apart = sum(len(g) * (g.mean(0) - x.mean(0)).square().sum().item() for g in groups)
+        rest = sum((g - g.mean(0)).square().sum().item() for g in groups)
+        within = rest / (len(x) - len(groups))
+        return (apart - (len(groups) - 1) * within) / (apart + rest + within)
+
+    without = torch.tensor([share(parts[:k] + parts[k + 1 :]) for k in range(count)], dtype=torch.float64)
+    error = math.sqrt((count - 1) / count * (without - without.mean()).square().sum().item())
+    expected = (share(parts), error, 16 * count, count - 1)
+    found = measure("coupling_label_skew", of, n=16 * count)
+    assert (found.value, found.stderr, found.n, found.freedom) == pytest.approx(expected, rel=1e-9)
+
+
 # -- time --
 
 
@@ -284,6 +318,8 @@ def test_the_median_s_error_is_about_that_of_normal_draws() -> None:
     spread = torch.tensor([e.value for e in seen]).std().item()
     assert sum(e.stderr for e in seen) / len(seen) == pytest.approx(spread, rel=0.15)
     assert median([1.0, 2.0, 4.0, 8.0]) == Estimate(3.0, math.inf, 4)
+    ranks = [float(k) for k in range(1, 26)]  # c = 13 − 1.96 · 2.5 rounded down = 8: the 8th and the 18th of 25
+    assert median(ranks) == Estimate(13.0, pytest.approx(10 / (2 * 1.96)), 25, 24)
 
 
 # -- reflow, and broken twins of the metrics --

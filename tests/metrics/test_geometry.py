@@ -10,7 +10,16 @@ import torch
 from gaussian_flow import GaussianFlow
 
 from fmbench.metrics import METRICS, Evidence, Geometry, Metric
-from fmbench.metrics.geometry import NPE, PathEnergy, Straightness, W2Squared, broken_identity, identity_residual
+from fmbench.metrics.balance import IdentityResidual
+from fmbench.metrics.geometry import (
+    NPE,
+    PathEnergy,
+    Straightness,
+    W2Squared,
+    broken_identity,
+    identity_residual,
+    identity_tolerance,
+)
 from fmbench.statistics import Estimate
 
 LINE = GaussianFlow((1.5,), (0.6,))  # one dimension: C = m² + (s − 1)², S = (2 − π/2) s
@@ -53,6 +62,14 @@ def test_npe_is_the_couplings_excess_and_the_curvature() -> None:
     npe, cost, bend, energy, least = (METRICS.build(name).measure(SPACE.evidence(500)).value for name in names)
     assert npe == pytest.approx(energy / least - 1, rel=1e-12)
     assert npe == pytest.approx((cost - least) / least + bend / least, rel=1e-4)
+
+
+def test_npe_s_error_is_that_of_a_quotient() -> None:
+    """Of independent A and W²: √(σ_A² + (A/W²)² σ_W²) / W²."""
+    seen = SPACE.evidence(500)
+    npe, energy, least = (METRICS.build(name).measure(seen) for name in ("npe", "path_energy", "w2_squared"))
+    both = math.hypot(energy.stderr, energy.value / least.value * least.stderr)
+    assert npe.stderr == pytest.approx(both / least.value, rel=1e-12)
 
 
 class Unsquared(Straightness):
@@ -109,6 +126,32 @@ def test_a_broken_solve_is_seen(factor: float) -> None:
     assert "more than" in (broken_identity(wrong) or "")
     explained = dataclasses.replace(wrong, error=0.05)  # the solve itself says that it is this far off
     assert (broken_identity(explained) is None) == math.isfinite(factor)
+
+
+@pytest.mark.parametrize(("share", "seen"), [(0.0008, False), (0.0012, True)])
+def test_quadrature_may_miss_a_thousandth_of_the_energy(share: float, seen: bool) -> None:
+    geometry = SPACE.geometry(N)
+    wrong = dataclasses.replace(geometry, energy=(1 + share) * geometry.energy)
+    assert (broken_identity(wrong) is not None) == seen
+
+
+def test_the_tolerance_is_what_wrong_ends_do_at_worst() -> None:
+    """Ends off by δ = c (Z1 − Z0), the worst direction: A − C' − S' = −2 E⟨Z1 + δ − Z0, δ⟩ = −2 √C' √(E‖δ‖²)."""
+    geometry, c = SPACE.geometry(500), 0.1
+    chord = geometry.displacement
+    cost = chord.square().sum(1)
+    wrong = dataclasses.replace(
+        geometry,
+        z1=geometry.z0 + (1 + c) * chord,
+        straightness=geometry.straightness + c**2 * cost,  # ∫‖(1 + c) chord − v‖² dt, where ∫v dt = chord
+        error=c * math.sqrt(cost.mean().item() / 3),
+    )
+    residual = identity_residual(wrong)
+    assert residual.value == pytest.approx(-2 * c * (1 + c) * cost.mean().item(), rel=1e-3)
+    explained = identity_tolerance(wrong) - 1e-3 * wrong.energy.mean().item()
+    assert explained == pytest.approx(-residual.value, rel=1e-3)
+    stated = IdentityResidual().measure(SPACE.evidence(500, geometry=wrong))
+    assert stated.stderr == pytest.approx(math.hypot(residual.stderr, residual.value), rel=1e-3)
 
 
 def test_identity_over_a_shorter_time() -> None:

@@ -241,6 +241,35 @@ def test_many_dimensions_are_estimated_and_exact_when_asked() -> None:
     assert guess.measure(evidence).value == pytest.approx(exact.measure(evidence).value, rel=1e-6)
 
 
+@pytest.mark.parametrize(("dims", "products"), [(64, 64), (65, 1)])
+def test_the_divergence_is_exact_up_to_64_dimensions(dims: int, products: int) -> None:
+    data = Normal(dims=(dims,))
+    seen = FLOW.evidence(2, data=data, velocity=lambda t, x: 0 * x, source_log_density=data.log_density)
+    assert NLL(steps=1).likelihood(seen).vjps == 4 * products
+
+
+def test_the_solve_is_on_the_reference_s_own_grid() -> None:
+    asked = []
+
+    def field(t: Tensor, x: Tensor) -> Tensor:
+        asked.append(t.item())
+        return 0 * x
+
+    NLL(steps=2).measure(FLOW.evidence(2, velocity=field, reference_grid=lambda k: torch.linspace(0, 1, k + 1) ** 2))
+    assert sorted(set(asked)) == pytest.approx([0, 0.125, 0.25, 0.625, 1])
+
+
+def test_whether_images_have_a_floor_is_said_without_looking_at_them() -> None:
+    class Elsewhere(Normal):
+        levels = 256
+
+        def take(self, *arguments: object) -> Tensor:
+            raise AssertionError("asked while planning, when the files may be elsewhere")
+
+    assert not NLL().has_floor(Elsewhere())
+    assert NLL().has_floor(Normal())
+
+
 def test_a_chunk_that_the_memory_does_not_hold_is_halved() -> None:
     def crowded(t: Tensor, x: Tensor) -> Tensor:
         if len(x) > 40:

@@ -59,3 +59,40 @@ def test_a_field_without_numbers_is_no_answer() -> None:
     x = torch.ones(3, 1)
     with pytest.raises(Diverged):
         require_finite(SOLVERS.build("dopri5").integrate(Velocity(lambda t, x: x * torch.nan), x, SPAN).x, "sampling")
+
+
+def test_a_budget_is_of_one_solve_and_within_the_velocitys_own() -> None:
+    """10 calls: two to start, 6 for the first step, the next one's third is one too many."""
+    solver, x = SOLVERS.build({"name": "dopri5", "rtol": 1e-9, "atol": 1e-9, "max_nfe": 10}), torch.ones(2)
+    for before, own, spent in ((0, float("inf"), 10), (7, float("inf"), 17), (7, 12, 12)):
+        velocity = Velocity(lambda t, x: torch.cos(30 * t) * x, max_nfe=own)
+        velocity.nfe = before
+        with pytest.raises(BudgetExceeded):
+            solver.integrate(velocity, x, SPAN)
+        assert (velocity.nfe, velocity.max_nfe) == (spent + 1, own)
+
+
+@pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.25)])
+@pytest.mark.parametrize("name", ["dopri5", "dopri8", "bosh3", "adaptive-heun"])
+def test_no_time_beyond_the_span_is_asked_for(name: str, span: tuple[float, float]) -> None:
+    """A slow field far from the origin: its first step could be a thousand times the span."""
+    asked = []
+
+    def field(t: Tensor, x: Tensor) -> Tensor:
+        asked.append(t.item())
+        return 1e-3 + 0 * x
+
+    x = torch.full((2, 1), 1e3, dtype=torch.float64)
+    end = SOLVERS.build(name).integrate(Velocity(field), x, torch.tensor(span, dtype=torch.float64)).x
+    assert min(span) <= min(asked)
+    assert max(asked) <= max(span)
+    assert torch.allclose(end, x + 1e-3 * (span[1] - span[0]), rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["dopri5", "bosh3"])
+def test_the_last_step_ends_at_the_end(name: str) -> None:
+    """x = e^{sin 3t}: a last step beyond it, read by interpolation, errs by 30 to 50 times the tolerance."""
+    solver = SOLVERS.build({"name": name, "rtol": 1e-6, "atol": 1e-6})
+    x = torch.ones(2, 1, dtype=torch.float64)
+    end = solver.integrate(Velocity(lambda t, x: 3 * torch.cos(3 * t) * x), x, SPAN).x
+    assert torch.allclose(end, torch.sin(3 * SPAN[-1]).exp(), rtol=0, atol=5e-6)

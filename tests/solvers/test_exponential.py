@@ -131,6 +131,16 @@ def test_dpmpp_2m_is_lus_algorithm() -> None:
     assert torch.allclose(solve("dpmpp-2m", path, times), x, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(("growth", "extrapolates"), [(3.9, True), (4.1, False), (0.2, True)])
+def test_dpmpp_2m_extrapolates_over_no_more_than_four_times_what_it_has_seen(growth: float, extrapolates: bool) -> None:
+    path = PATHS.build(FINITE)
+    start = path.half_log_snr(torch.zeros((), dtype=torch.float64))
+    times = path.time_at(start + 0.3 * torch.tensor([0, 1, 1 + growth], dtype=torch.float64))
+    gap = (solve("dpmpp-2m", path, times) - solve("ddim", path, times)).abs().max()
+    assert (gap > 1e-4) == extrapolates
+    assert extrapolates or gap < 1e-12
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_refuses_what_has_no_signal_to_noise_ratio(name: str) -> None:
     solver = SOLVERS.build(name)

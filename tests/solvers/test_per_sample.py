@@ -117,6 +117,22 @@ def test_one_sample_without_an_answer_is_no_answer(field) -> None:  # type: igno
         SOLVER.integrate(Velocity(field), torch.tensor([[0.1], [2.0]], dtype=torch.float64), SPAN)
 
 
+def test_a_trial_that_leaves_the_field_s_domain_is_a_shorter_step() -> None:
+    """dx/dt = −√x from 1: (1 − t/2)² to its end next to 0, beyond which there is no number."""
+    lost = []
+
+    def field(t: Tensor, x: Tensor) -> Tensor:
+        v = -x.sqrt()
+        lost.append(v.isnan().any().item())
+        return v
+
+    found = SOLVER.model_copy(update={"rtol": 1e-3, "atol": 1e-3}).integrate(
+        Velocity(field), torch.ones(1, 1, dtype=torch.float64), 1.9 * SPAN
+    )
+    assert any(lost)
+    assert found.x.item() == pytest.approx(0.05**2, abs=1e-4)
+
+
 def test_keys_of_the_batch_wide_solver_are_what_they_were() -> None:
     plain, ours = SOLVERS.build("dopri5"), SOLVERS.build({"name": "dopri5", "per_sample": True})
     assert plain.identity() == {"name": "dopri5", "version": 1, "rtol": 1e-5, "atol": 1e-5, "max_nfe": 10_000}
