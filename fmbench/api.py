@@ -157,9 +157,11 @@ def run(
                 unfinished()
                 last = time.monotonic()
 
-        # The report's libraries take seconds to load, while this process only waits.
+        # The report's libraries take seconds to load, while this process only waits; where it works, on its one device, it
+        # imports too, and two threads that import one library may find each other in a deadlock.
+        waits = ray is not None or len(devices) > 1
         with ThreadPoolExecutor(1) as beside:
-            page = beside.submit(_prepared_page) if work.jobs else None
+            page = beside.submit(_prepared_page) if work.jobs and waits else None
             try:
                 outcomes = execute(
                     work,

@@ -14,9 +14,10 @@ from .data.base import check_draws
 from .errors import UserError, unknown
 from .fields import label_of, name_of
 from .flow import predictions
+from .flow.couplings import check_pairing
 from .flow.losses import Loss
 from .flow.path_checks import check_path
-from .flow.times import TIMES
+from .flow.times import TIMES, check_times
 from .identity import Spec
 from .metrics.base import Metric
 from .naming import FLOW_COLUMNS, budget_columns, flow_columns
@@ -301,6 +302,8 @@ def _check(flow: FlowSpec) -> None:
     flow.times.check(flow.path)
     predictions.check(flow.prediction, flow.path, flow.coupling, flow.source.name, flow.reflow, flow.distilled)
     flow.coupling.check(flow.source, flow.data)
+    check_times(flow.times, flow.path)
+    check_pairing(flow.coupling, flow.data.shape, flow.data.classes is not None)
     flow.model.check(flow.path, flow.coupling, flow.source, flow.data)
     if flow.pairs is not None:
         flow.pairs.solver.check(flow.path)

@@ -19,7 +19,7 @@ from pydantic import (
 from .budgets import Budget, budgets_of
 from .claims import CLAIMS, Claim
 from .data import DATA
-from .data.base import Data
+from .data.base import Data, shape_of
 from .errors import UserError, unknown
 from .fields import Strict, built, distinct, label_of, listed, name_of, several
 from .flow import COUPLINGS, PATHS
@@ -51,13 +51,15 @@ class Task(Strict):
 
     @model_validator(mode="after")
     def _same_shape(self) -> Task:
+        try:
+            shape, ours = shape_of(self.data), shape_of(self.source)
+        except UserError as error:
+            raise ValueError(str(error)) from error
         if self.source.name == "normal" and "dims" not in self.source.model_fields_set:
             # The standard normal takes the shape of what it is carried to.
-            object.__setattr__(self, "source", DATA.build({"name": "normal", "dims": self.data.shape}))
-        elif self.source.shape != self.data.shape:
-            raise ValueError(
-                f"source '{self.source.name}' has shape {self.source.shape}, data '{self.data.name}' {self.data.shape}"
-            )
+            object.__setattr__(self, "source", DATA.build({"name": "normal", "dims": shape}))
+        elif ours != shape:
+            raise ValueError(f"source '{self.source.name}' has shape {ours}, data '{self.data.name}' {shape}")
         return self
 
 

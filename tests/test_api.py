@@ -356,3 +356,18 @@ def test_the_readme_names_functions_that_exist() -> None:
     assert ("fmbench.claims.judge", "verdicts_of") in named
     for module, function in named:
         assert callable(getattr(importlib.import_module(module), function)), (module, function)
+
+
+def test_the_report_s_libraries_are_not_imported_beside_a_working_thread(
+    tiny: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one device this process computes: two threads that import one library can find each other in a deadlock."""
+    from fmbench import api
+
+    prepared: list[int] = []
+    monkeypatch.setattr(api, "_prepared_page", lambda: prepared.append(1))
+    suite = tiny(metrics=["nfe"], flow__seed=0, flow__path="rectified", flow__reflow=0)
+    fmbench.run(suite, out=tmp_path / "one", workers=1)
+    assert not prepared
+    fmbench.run({**suite, "sample": {**suite["sample"], "n": 32}}, out=tmp_path / "two", workers=2)
+    assert prepared

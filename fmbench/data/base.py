@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..randomness import generator, stream
+from ..randomness import generator, only_given_generators, stream
 from ..registry import Component
 from .law import MixtureLaw
 
@@ -101,22 +101,85 @@ def labels_of(data: Data, n: int, rng: torch.Generator) -> Tensor:
     return label
 
 
+def shape_of(data: Data) -> tuple[int, ...]:
+    """The data's shape, or a `UserError` where a user's own code fails or gives none: a suite is read by it."""
+    of = f"data set '{data.name}'"
+    try:
+        shape = data.shape
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{of} raises {type(error).__name__}: {error}") from error
+    if not isinstance(shape, tuple):
+        raise UserError(f"{of}: its shape is a {type(shape).__name__}: write a property that gives a tuple, as (2,)")
+    return shape
+
+
 def check_draws(data: Data) -> None:
-    """Raises `UserError` where an endless data set's draws are not what `Data.draw` says: told before anything runs."""
-    if isinstance(data, FiniteData):
-        return
-    drawn = data.draw(2, generator("data", "check", 0))
+    """Raises `UserError` where a data set does not hold or draw what `Data` says: told before anything runs."""
+    if isinstance(data, FiniteData) and type(data).shape is not FiniteData.shape:
+        return  # its shape is known without its files, which may be large: they are not read while planning
+    of = f"data set '{data.name}'"
+    try:
+        with only_given_generators(of):
+            if isinstance(data, FiniteData):
+                _check_arrays(data, of)
+            drawn = data.draw(2, generator("data", "check", 0))
+    except NotImplementedError:
+        missing = "arrays(split)" if isinstance(data, FiniteData) else "draw(n, rng)"
+        raise UserError(f"{of} cannot be drawn from: implement {missing}") from None
+    except UserError:
+        raise
+    except Exception as error:  # of a user's own code
+        raise UserError(f"{of} raises {type(error).__name__}: {error}") from error
     if not isinstance(drawn, tuple) or len(drawn) != 2:
-        raise UserError(
-            f"data set '{data.name}': draw gives {type(drawn).__name__}, not a pair of samples and their labels, or None"
-        )
-    x = drawn[0]
+        raise UserError(f"{of}: draw gives {type(drawn).__name__}, not a pair of samples and their labels, or None")
+    x, label = drawn
+    if not isinstance(x, Tensor):
+        raise UserError(f"{of}: its draws are {type(x).__name__}: torch.from_numpy makes a tensor of an array")
     if x.shape != (2, *data.shape):
-        raise UserError(
-            f"data set '{data.name}': two draws have shape {tuple(x.shape)}, and its shape says {(2, *data.shape)}"
-        )
+        raise UserError(f"{of}: two draws have shape {tuple(x.shape)}, and its shape says {(2, *data.shape)}")
+    if x.dtype != torch.float32:
+        raise UserError(f"{of}: its draws are {x.dtype}: samples are torch.float32 (x.float())")
     if not x.isfinite().all():
-        raise UserError(f"data set '{data.name}': its draws are not finite numbers")
+        raise UserError(f"{of}: its draws are not finite numbers")
+    _check_labels(label, 2, data.classes, of)
+
+
+def _check_arrays(data: FiniteData, of: str) -> None:
+    splits: tuple[Split, ...] = ("train", "test")
+    for split in splits:
+        found = data.arrays(split)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise UserError(
+                f"{of}: arrays gives {type(found).__name__}, not a pair of samples and their labels, or None"
+            )
+        x, label = found
+        if not isinstance(x, Tensor):
+            raise UserError(
+                f"{of}: arrays('{split}') gives samples as {type(x).__name__}: torch.from_numpy makes a tensor of an array"
+            )
+        if not len(x) or x.shape[1:] != data.arrays("train")[0].shape[1:]:
+            raise UserError(
+                f"{of}: arrays('{split}') gives the shape {tuple(x.shape)}: both splits hold samples of one shape"
+            )
+        if x.is_floating_point() and not x.isfinite().all():
+            raise UserError(f"{of}: its {split} samples are not all finite numbers")
+        _check_labels(label, len(x), data.classes, f"{of}, {split} split")
+
+
+def _check_labels(label: object, n: int, classes: int | None, of: str) -> None:
+    if label is None and classes is None:
+        return
+    if not isinstance(label, Tensor) or label.shape != (n,) or label.dtype != torch.int64:
+        got = f"{label.dtype} of shape {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
+        raise UserError(f"{of}: labels are {got} for {n} samples: they must be torch.int64 of shape ({n},)")
+    if classes is None:
+        raise UserError(
+            f"{of}: it gives labels, but classes is None: write a property classes that says how many there are"
+        )
+    if wrong := label[(label < 0) | (label >= classes)].tolist():
+        raise UserError(f"{of}: the label {wrong[0]}: labels are 0 … {classes - 1}")
 
 
 class FiniteData(Data):
@@ -126,7 +189,10 @@ class FiniteData(Data):
     """
 
     def arrays(self, split: Split) -> tuple[Tensor, Tensor | None]:
-        """All samples of a split as they are stored `(N, *shape)`, and their labels `(N,)` int64 or None."""
+        """All samples of a split as they are stored `(N, *shape)`, and their labels `(N,)` int64 or None.
+
+        Asked at every minibatch: keep what was read, as by `functools.lru_cache` on a function of the file.
+        """
         raise NotImplementedError
 
     def samples(self, stored: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from ..identity import key_of
 from ..metrics.base import Resources
 from ..metrics.features.desk import Desk, at
 from ..metrics.geometry import broken_identity
+from ..randomness import lent_generators
 from ..stages.arithmetic import products
 from ..stages.flow import FlowSpec, Pairs, PairsSpec
 from ..stages.measure import AloneSpec, Lacking, MeasureSpec, PairingSpec, alone, evidence
@@ -266,7 +267,8 @@ class Bench:
         return Outcome()
 
     def _sampled(self, cell: SampleSpec) -> Sampled:
-        return Sampled.joined(self._parts(sample, cell, cell.n))
+        with lent_generators(self.device, "sample", cell.key):  # to a user's solver
+            return Sampled.joined(self._parts(sample, cell, cell.n))
 
     def _parts(self, stage: Callable[..., Any], spec: Solved, n: int, *given: Any) -> list[Any]:
         """What a stage makes of n samples, on all devices of this worker."""
@@ -302,7 +304,8 @@ class Bench:
 
     def _measured(self, spec: MeasureSpec | AloneSpec, measure: Callable[[], Outcome]) -> Outcome:
         started = time.perf_counter()
-        with at(Desk(self.device, self._remember)):
+        own = lent_generators(self.device, "measure", spec.key)  # to a user's metric
+        with at(Desk(self.device, self._remember)), own:
             result = self._attempt(measure)
         facts = {"seconds": time.perf_counter() - started, "device": self.device}
         if isinstance(spec, MeasureSpec):

@@ -6,7 +6,7 @@ import math
 import traceback
 from dataclasses import dataclass
 
-from ..errors import BudgetExceeded, Diverged, Skip, Unavailable
+from ..errors import BudgetExceeded, Diverged, Skip, Unavailable, UserError
 from ..statistics import Estimate
 
 
@@ -44,6 +44,10 @@ class Lost(Exception):
 
 
 def valued(estimate: Estimate) -> Outcome:
+    if estimate.stderr < 0 or estimate.n < 1:
+        raise UserError(
+            f"the metric gives stderr = {estimate.stderr}, n = {estimate.n}: stderr ≥ 0 and n ≥ 1 are meant"
+        )
     if math.isnan(estimate.value):
         return Outcome(status="failed", reason="the metric's value is not a number (nan)")
     return Outcome(

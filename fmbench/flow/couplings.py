@@ -13,12 +13,15 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from ..errors import UserError
+from ..randomness import generator, only_given_generators
 from ..registry import Component
 from .assignment import assignment
 from .sinkhorn import entropic_plan
 
 if TYPE_CHECKING:
     from ..data.base import Data
+
+INDEX_TYPES = (torch.int64, torch.int32)
 
 
 class Coupling(Component):
@@ -52,6 +55,11 @@ def indices(
 ) -> tuple[Tensor, Tensor]:
     """What `pair_labelled` gives, or a `UserError` where that is not two index tensors of `(B,)`."""
     found = coupling.pair_labelled(x0, x1, label, rng)
+    if isinstance(found, tuple) and (odd := [i for i in found if getattr(i, "dtype", None) not in INDEX_TYPES]):
+        got = f"{type(odd[0]).__name__} of {getattr(odd[0], 'dtype', 'no numbers')}"
+        raise UserError(
+            f"coupling '{coupling.name}': pair gives {got}, not two tensors of int64 indices (i, j): x0[i] goes with x1[j]"
+        )
     if not isinstance(found, tuple) or [getattr(index, "shape", None) for index in found] != [x0.shape[:1]] * 2:
         given = [tuple(getattr(index, "shape", ())) for index in found] if isinstance(found, tuple) else type(found)
         raise UserError(
@@ -59,6 +67,28 @@ def indices(
             f"not two index tensors (i, j) of shape ({len(x0)},)"
         )
     return found
+
+
+def check_pairing(coupling: Coupling, shape: tuple[int, ...], labelled: bool) -> None:
+    """Raises `UserError` where a small minibatch is not paired as `pair` says: told before anything runs."""
+    n, rng = 8, generator("coupling", "check", 0)
+    x0, x1 = torch.randn(2, n, *shape, generator=rng)
+    label = torch.arange(n) % 2 if labelled else None
+    try:
+        with only_given_generators(f"coupling '{coupling.name}'"):
+            found = indices(coupling, x0, x1, label, rng)
+    except NotImplementedError:
+        raise UserError(
+            f"coupling '{coupling.name}' has no pair: implement pair(x0, x1, rng), or pair_labelled"
+        ) from None
+    except UserError:
+        raise
+    except Exception as error:  # of a user's own code
+        raise UserError(f"coupling '{coupling.name}': pair raises {type(error).__name__}: {error}") from error
+    if outside := [int(k) for index in found for k in index if not 0 <= k < n]:
+        raise UserError(
+            f"coupling '{coupling.name}': pair gives the index {outside[0]} for a minibatch of {n}: indices are 0 … {n - 1}"
+        )
 
 
 def taken(x: Tensor, index: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ def check_path(path: Path) -> None:
         )
     if path.affine:
         _check_ends(path)
+        _check_direction(path)
 
 
 def _check_kind(path: Path, t: Tensor) -> None:
@@ -36,7 +37,7 @@ def _check_kind(path: Path, t: Tensor) -> None:
         ) from None
     except Exception as error:  # of a user's own code
         raise UserError(
-            f"path '{path.label()}': schedule(t) raises {type(error).__name__} at t of shape {shape}: {error}. "
+            f"path '{path.label()}': schedule(t) raises {type(error).__name__} at t of shape {shape}: {str(error).rstrip('.')}. "
             "t is a tensor of any shape, () too: use functions that work on each element, as torch.sin."
         ) from error
     if not isinstance(schedule, Schedule):
@@ -79,3 +80,15 @@ def _check_ends(path: Path) -> None:
                 f"path '{path.label()}': {' and '.join(lost)} at t = {time:g}. Set its {end} within, as {within}, "
                 "where all are finite."
             )
+
+
+def _check_direction(path: Path) -> None:
+    """Noise stands at t = 0: a path of the other direction would start every solve near 0, in silence."""
+    ends = torch.tensor([path.start_time, path.end_time], dtype=torch.float64)
+    schedule = path.schedule(ends)
+    if schedule.alpha[1] * schedule.sigma[0] <= schedule.alpha[0] * schedule.sigma[1]:
+        raise UserError(
+            f"path '{path.label()}': α/σ does not rise from t = 0, the noise, to t = 1, the data: α = "
+            f"{schedule.alpha[0]:.3g}, σ = {schedule.sigma[0]:.3g} at the first and {schedule.alpha[1]:.3g}, "
+            f"{schedule.sigma[1]:.3g} at the last. Where its own time runs from data to noise, write 1 − t for t."
+        )

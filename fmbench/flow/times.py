@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ..errors import UserError
+from ..randomness import generator, only_given_generators
 from ..registry import Component, Registry
 from .paths import Path
 
@@ -26,6 +27,25 @@ class TimeLaw(Component):
     def draw(self, n: int, rng: torch.Generator, path: Path) -> Tensor:
         """n times `(n,)`, float64, in [0, path.end_time]."""
         return path.end_time * self.quantile(torch.rand(n, generator=rng, dtype=torch.float64))
+
+
+def check_times(law: TimeLaw, path: Path) -> None:
+    """Raises `UserError` where a law does not draw as `draw` says: told before anything runs."""
+    n, of = 64, f"time law '{law.name}'"
+    try:
+        with only_given_generators(of):
+            t = law.draw(n, generator("times", "check", 0), path)
+    except NotImplementedError:
+        raise UserError(f"{of} has no quantile: implement quantile(u), or draw(n, rng, path)") from None
+    except UserError:
+        raise
+    except Exception as error:  # of a user's own code
+        raise UserError(f"{of} raises {type(error).__name__}: {error}") from error
+    if not isinstance(t, Tensor) or t.shape != (n,):
+        got = f"the shape {tuple(t.shape)}" if isinstance(t, Tensor) else type(t).__name__
+        raise UserError(f"{of} gives {got} where {n} times are asked for: it must be a tensor of ({n},)")
+    if wrong := [x for x in t.tolist() if not -1e-6 <= x <= path.end_time + 1e-6]:
+        raise UserError(f"{of} gives t = {wrong[0]:g}: times lie between 0 and {path.end_time:g}")
 
 
 class Uniform(TimeLaw):

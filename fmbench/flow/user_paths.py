@@ -100,6 +100,8 @@ def derivative(function: Function, t: Tensor) -> Tensor:
 
 
 def _slope(value: Tensor, t: Tensor, create_graph: bool) -> Tensor:
-    if not value.requires_grad:  # a constant
+    if (
+        not isinstance(value, Tensor) or not value.requires_grad
+    ):  # a constant, as it should be or, told later, as a float
         return torch.zeros_like(t)
     return torch.autograd.grad(value.sum(), t, create_graph=create_graph)[0]

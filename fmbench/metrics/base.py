@@ -239,7 +239,12 @@ class PerSampleMetric(Metric):
         raise NotImplementedError
 
     def measure(self, evidence: Evidence) -> Estimate:
-        return mean(self.per_sample(evidence.geometry))
+        values, n = self.per_sample(evidence.geometry), len(evidence.geometry.z1)
+        if len(values) != n:
+            raise UserError(
+                f"metric '{self.name}': per_sample gives {len(values)} numbers for {n} samples: one each is meant"
+            )
+        return mean(values)
 
 
 class CouplingMetric(Metric):

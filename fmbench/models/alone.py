@@ -1,4 +1,4 @@
-"""What the networks of diffusers' blocks share: they are trained one at a time, on images, with labels as rows of a table."""
+"""Networks that are trained one at a time, with labels as rows of a table: a user's own, and those of diffusers' blocks."""
 
 from __future__ import annotations
 
@@ -32,6 +32,28 @@ class LoneNetwork(Network):
         if x.is_cuda:
             x = x.contiguous(memory_format=torch.channels_last)  # as tensor cores read it
         return self.seen(t.to(x.dtype).expand(len(x)), x, row)
+
+
+class PlainNetwork(Network):
+    """An ordinary module F(t, x) in the place of a `Network`.
+
+    It is called with t `(B,)` in the precision of x `(B, *shape)`, and where there are labels with them `(B,)`: 0 … classes − 1,
+    and classes for a sample that is given none.
+    """
+
+    def __init__(self, module: nn.Module, shape: tuple[int, ...], classes: int | None):
+        super().__init__()
+        self.module, self.axes, self.classes = module, 1 + len(shape), classes
+
+    def forward(self, t: Tensor, x: Tensor, label: Tensor | None = None) -> Tensor:
+        if x.dim() > self.axes:  # (S = 1, B, *shape)
+            return self.forward(t[0], x[0], None if label is None else label[0])[None]
+        row = []
+        if self.classes is not None:
+            none = x.new_full((len(x),), NO_LABEL, dtype=torch.int64)
+            row = [row_of(none if label is None else label, self.classes + 1)]
+        answer: Tensor = self.module(t.to(x.dtype).expand(len(x)), x, *row)
+        return answer
 
 
 @contextmanager

@@ -54,6 +54,8 @@ class Model(Component):
 
     def check(self, path: Path, coupling: Coupling, source: Data, data: Data) -> None:
         """Raises `UserError` where this model cannot serve such a flow: asked before anything is computed."""
+        if getattr(self, "conditional", False):
+            require_labels(self, data)
 
     def method(self) -> str | None:
         """What the table calls its flows where path and coupling do not tell: a flow that was made elsewhere."""
@@ -61,10 +63,16 @@ class Model(Component):
 
     def lacks_unconditional(self) -> str | None:
         """Why a conditional flow of this model cannot be guided, and how to mend it, as "was never …"; None where it can."""
-        return None
+        if not self.trained or getattr(self, "label_dropout", False):
+            return None
+        if "label_dropout" not in type(self).model_fields:
+            return "was never trained without labels. Derive its class from fmbench.models.base.ConditionalModel"
+        return "was never trained without labels. Set flow.model.label_dropout, such as 0.1"
 
-    def network(self, shape: tuple[int, ...], seeds: Sequence[int], classes: int | None = None) -> Network:
+    def network(self, shape: tuple[int, ...], seeds: Sequence[int], classes: int | None = None) -> nn.Module:
         """Freshly initialised networks for samples of `shape`, one for each seed; a function of (self, shape, seed, classes).
+
+        An ordinary `nn.Module` will do where `stack` is 1, called as `alone.PlainNetwork` says.
 
         Args:
             classes: how many labels a conditional model's data have; None for a network that is given none.
@@ -105,15 +113,6 @@ class ConditionalModel(Model):
                 f"label_dropout = {self.label_dropout:g} drops labels that are not given: set conditional: true"
             )
         return self
-
-    def check(self, path: Path, coupling: Coupling, source: Data, data: Data) -> None:
-        if self.conditional:
-            require_labels(self, data)
-
-    def lacks_unconditional(self) -> str | None:
-        if self.label_dropout:
-            return None
-        return "was never trained without labels. Set flow.model.label_dropout, such as 0.1"
 
 
 def require_labels(model: Model, data: Data) -> None:

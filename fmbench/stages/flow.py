@@ -30,7 +30,9 @@ from ..flow.predictions import Parametrisation, Prediction
 from ..flow.times import TIMES, TimeLaw
 from ..flow.velocity import Field as VelocityField
 from ..identity import Record, Spec
+from ..models.alone import PlainNetwork
 from ..models.base import Model, Network
+from ..randomness import lent_generators
 from ..registry import Registry
 from ..solvers.base import Solver
 from .arithmetic import Precision
@@ -224,14 +226,24 @@ def parametrisation(spec: FlowSpec, data_std: float) -> Parametrisation:
 
 
 def untrained(spec: FlowSpec, seeds: Sequence[int]) -> Network:
-    """Fresh networks of a flow, one a seed. A model that knows no labels need not take the number of classes."""
+    """Fresh networks of a flow, one a seed. A model that knows no labels need not take the number of classes.
+
+    A user's module may draw its weights from the global generator, which is lent the seed's own stream.
+    """
     labels = () if spec.classes is None else (spec.classes,)
-    network = spec.model.network(spec.data.shape, seeds, *labels)
+    with lent_generators("cpu", "init", spec.model.name, *seeds):
+        network = spec.model.network(spec.data.shape, seeds, *labels)
     if not isinstance(network, nn.Module):  # of a user's own
         raise UserError(
             f"model '{spec.model.name}': network(shape, seeds) gives {type(network).__name__}, not a torch.nn.Module"
         )
-    return network
+    if others := sorted(network.state_dict().keys() - dict(network.named_parameters())):
+        raise UserError(
+            f"model '{spec.model.name}': its network's state holds {others[0]}, which is no parameter of its own, and parameters "
+            "are all that is kept of a flow: register a constant buffer with persistent=False; running statistics "
+            "(BatchNorm) and tied weights cannot be kept"
+        )
+    return network if isinstance(network, Network) else PlainNetwork(network, spec.data.shape, spec.classes)
 
 
 def velocity_field(spec: FlowSpec, weights: dict[str, Tensor] | None, device: str = "cpu") -> VelocityField:

@@ -226,9 +226,11 @@ def _sample(spec: SampleSpec, field: Field, size: int, device: str, span: range)
         started = time.perf_counter()
         for batch, label in batches:
             velocity = _velocity(spec, field, label)
-            solution = spec.solver.integrate(velocity, batch, times.to(device))
-            if not isinstance(solution, Solution) or solution.x.shape != batch.shape:
-                given = tuple(solution.x.shape) if isinstance(solution, Solution) else type(solution).__name__
+            # A copy: a solver that writes into x would start the next repetition where this one ends.
+            solution = spec.solver.integrate(velocity, batch.clone(), times.to(device))
+            x = solution.x if isinstance(solution, Solution) else solution
+            if x is solution or not isinstance(x, Tensor) or x.shape != batch.shape:
+                given = tuple(x.shape) if isinstance(x, Tensor) and x is not solution else type(x).__name__
                 raise UserError(
                     f"solver '{spec.solver.name}': integrate gives {given}, not a Solution of shape {tuple(batch.shape)}"
                 )

@@ -171,6 +171,18 @@ def test_slopes_that_are_off_by_more_than_a_thousandth_of_the_largest_or_of_one(
         check_path(path)
 
 
+def test_a_path_whose_time_runs_from_data_to_noise_is_told_while_planning(tiny: Callable[..., dict[str, Any]]) -> None:
+    path_from("test-turned", rest, lambda t: t)
+    with pytest.raises(UserError, match=r"path 'test-turned': α/σ does not rise .*α = 1, σ = 0 .* write 1 − t for t"):
+        plan_of(tiny, "test-turned")
+
+
+def test_a_constant_that_is_no_tensor_is_told_while_planning(tiny: Callable[..., dict[str, Any]]) -> None:
+    path_from("test-constant", lambda t: t, lambda t: 0.5)  # type: ignore[arg-type, return-value]
+    with pytest.raises(UserError, match=r"schedule\(t\) gives σ as float at t of shape \(\): .*torch.ones_like"):
+        plan_of(tiny, "test-constant")
+
+
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_plugin_file_serves_workers(
     tiny: Callable[..., dict[str, Any]], measured: Callable[..., pd.DataFrame], tmp_path: FilePath, workers: int

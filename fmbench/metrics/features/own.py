@@ -26,6 +26,7 @@ class Own(Extractor):
 
     def _function(self) -> Callable[[], Network]:
         module, _, function = self.factory.partition(":")
+        module = Path(module).name.removesuffix(".py")  # as elsewhere a file may be written as a file
         loaded = sys.modules.get(f"fmbench_plugin_{module}")
         if loaded is None:
             raise UserError(f"features '{self.factory}': name its file, {module}.py, with --plugin")
