@@ -27,6 +27,10 @@ from .share import WHOLE, Share
 
 CHECKPOINT_SECONDS = 15.0
 CHECKPOINT_SHARE = 0.02  # of the time may go into checkpoints: large networks are saved less often
+LAYOUT = {"force_layout_optimization": True}
+"""A GPU's compiled convolutions stand channels last. In training torch by itself would take them out of that order where the
+outputs of one have at most half of its inputs' channels, as those of a U-Net's last layer and of the blocks behind its skips."""
+GRAPHS = {"triton.cudagraphs": True}  # what mode="reduce-overhead" says
 
 State = dict[str, Tensor]
 
@@ -91,10 +95,11 @@ def train(
         stacked = {name: [w[name] for w in initial] for name in initial[0]}
         network.load_state_dict({name: torch.cat(w) if stack > 1 else w[0] for name, w in stacked.items()})
     network = network.to(device).train()
-    mode = settings.compile if isinstance(settings.compile, str) else None
-    called = torch.compile(network, dynamic=False, mode=mode) if settings.compile else network
     gpu, brief = device.startswith("cuda"), settings.precision == "bfloat16"
     packed = PackedParameters(network, stack, channels_last=gpu, half=gpu and brief)
+    convolves = any(isinstance(module, nn.Conv2d) for module in network.modules())
+    options = {**(LAYOUT if gpu and convolves else {}), **(GRAPHS if settings.compile == "reduce-overhead" else {})}
+    called = torch.compile(network, dynamic=False, options=options) if settings.compile else network
     average = packed.flat.clone()
     optimiser = torch.optim.AdamW([packed.flat], lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     curve: list[Tensor] = []  # (S, 2) each: samples seen, mean loss since the last point

@@ -312,15 +312,16 @@ def test_every_model_trains_and_its_weights_are_its_own(name: str) -> None:
 
 def test_a_compiled_training_is_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through torch.compile's own front end; its code generator is torch's to test."""
-    compiler, modes = torch.compile, list[str | None]()
+    compiler, asked = torch.compile, list[dict[str, Any]]()
 
-    def compiled(network: Any, *, dynamic: bool, mode: str | None) -> Any:
-        modes.append(mode)
+    def compiled(network: Any, *, dynamic: bool, options: dict[str, Any]) -> Any:
+        asked.append(options)
         return compiler(network, backend="eager", dynamic=dynamic)
 
     monkeypatch.setattr(torch, "compile", compiled)
     plain, *fast = (only(train([flow(samples=640, compile=c)])) for c in (False, True, "reduce-overhead"))
-    assert modes == [None, "reduce-overhead"]
+    assert asked == [{}, torch._inductor.list_mode_options("reduce-overhead")]
+    assert set(training.LAYOUT) <= set(torch._inductor.list_options())
     for outcome in fast:
         assert all(torch.allclose(plain.weights[name], outcome.weights[name], atol=1e-6) for name in plain.weights)
     with pytest.raises(ValueError, match="reduce-overhead"):
