@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,10 @@ def train(
     gpu, brief = device.startswith("cuda"), settings.precision == "bfloat16"
     packed = PackedParameters(network, stack, channels_last=gpu, half=gpu and brief)
     convolves = any(isinstance(module, nn.Conv2d) for module in network.modules())
-    options = {**(LAYOUT if gpu and convolves else {}), **(GRAPHS if settings.compile == "reduce-overhead" else {})}
+    options: dict[str, Any] = {
+        **(LAYOUT if gpu and convolves else {}),
+        **(GRAPHS if settings.compile == "reduce-overhead" else {}),
+    }
     called = torch.compile(network, dynamic=False, options=options) if settings.compile else network
     average = packed.flat.clone()
     optimiser = torch.optim.AdamW([packed.flat], lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
