@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -26,10 +26,9 @@ from .flow import FlowSpec, Pairs, parametrisation
 FLOATS_IN_ADVANCE = 2**20  # a block holds up to this many numbers a seed
 STEPS_IN_ADVANCE = 64
 LARGE_STEP = 2**15  # numbers in a step, from which on its preparation takes longer than handing it between threads
-BLOCKS_AHEAD = 2  # of large steps; as many as there are threads where they are paired
+BLOCKS_AHEAD = 2  # of large steps
 
 Ends = tuple[Tensor, Tensor, Tensor | None]  # x0, x1 and the label of x1
-Submit = Callable[..., "Ends | Future[Ends]"]  # a function and what it is given
 
 
 class Step(NamedTuple):
@@ -67,19 +66,17 @@ def minibatches(
     coupled = pairs is None and first.coupling.name != "independent"
     large = first.train.batch * d >= LARGE_STEP
     blocks = range(start // length, -(-stop // length))
-    in_advance = max(BLOCKS_AHEAD, _cores()) if coupled else BLOCKS_AHEAD
     one_each: dict[str, Any] = {"initializer": torch.set_num_threads, "initargs": (1,)}
     with (
-        ThreadPoolExecutor(_cores() if coupled and not large else 1, **one_each) as pairing,
-        ThreadPoolExecutor(in_advance if large else 1, **one_each) as preparing,
+        ThreadPoolExecutor(_cores() if coupled else 1, **one_each) as pairing,
+        ThreadPoolExecutor(BLOCKS_AHEAD if large else 1, **one_each) as preparing,
     ):
-        # A block of images is one thread's work from its drawing on: handing each problem to another thread makes all wait
-        # for Python's lock more often, the training thread too, which holds it while it launches kernels.
-        pair: Submit | None = None if not coupled else _at_once if large else pairing.submit
 
         def drawn(block: int) -> list[_Block]:
             return [
-                _Block.draw(spec, block, length, None if pairs is None else pairs[i], pair, device)
+                _Block.draw(
+                    spec, block, length, None if pairs is None else pairs[i], pairing if coupled else None, device
+                )
                 for i, spec in enumerate(specs)
             ]
 
@@ -98,7 +95,7 @@ def minibatches(
             """Of images, all work is done while the network computes."""
             ahead: deque[Future[Step]] = deque()
             for block in blocks:
-                while len(ahead) <= in_advance and (later := block + len(ahead)) in blocks:
+                while len(ahead) <= BLOCKS_AHEAD and (later := block + len(ahead)) in blocks:
                     ahead.append(preparing.submit(lambda block: prepared(drawn(block)), later))
                 yield ahead.popleft().result()
 
@@ -148,14 +145,14 @@ class _Block:
 
     @classmethod
     def draw(
-        cls, spec: FlowSpec, block: int, length: int, pairs: Pairs | None, pair: Submit | None, device: str
+        cls, spec: FlowSpec, block: int, length: int, pairs: Pairs | None, pool: Executor | None, device: str
     ) -> _Block:
         rng = generator("train", spec.reflow, spec.seed, block)
         n = length * spec.train.batch
         label = None
         if pairs is None:
             # Where nothing is paired on the processor, data that live on a GPU are drawn there.
-            x1, label = spec.data.draw_on(device if pair is None else "cpu", n, rng)
+            x1, label = spec.data.draw_on(device if pool is None else "cpu", n, rng)
             x0, _ = spec.source.draw(n, rng)
         else:
             index = torch.randint(len(pairs[0]), (n,), generator=rng)
@@ -167,13 +164,13 @@ class _Block:
         if spec.classes is not None:  # a stream of its own: the rest is drawn as for an unconditional flow
             rng = generator("label dropout", spec.reflow, spec.seed, block)
             withheld = torch.rand(n, generator=rng) < getattr(spec.model, "label_dropout", 0.0)
-        if pair is None:
+        if pool is None:
             return cls(spec, length, t, noise, [(x0, x1, label)], withheld)
         size = spec.coupling.size(spec.train.batch)
         labels = repeat(None, n // size) if label is None else label.split(size)
         problems = zip(x0.split(size), x1.split(size), labels, strict=True)
         names = ("pair", spec.reflow, spec.seed, block)
-        ends = [pair(_paired, spec.coupling, *problem, *names, k) for k, problem in enumerate(problems)]
+        ends = [pool.submit(_paired, spec.coupling, *problem, *names, k) for k, problem in enumerate(problems)]
         return cls(spec, length, t, noise, ends, withheld)
 
     def prepared(self, data_std: float, device: str = "cpu") -> Step:
@@ -194,10 +191,6 @@ class _Block:
             given = torch.cat([end[2] for end in ends if end[2] is not None])
             label = given.masked_fill(self.withheld.to(given.device), NO_LABEL).reshape(steps)
         return Step(t.float().reshape(steps), inputs, targets, label)
-
-
-def _at_once(solve: Callable[..., Ends], *given: Any) -> Ends:
-    return solve(*given)
 
 
 def _paired(coupling: Coupling, x0: Tensor, x1: Tensor, label: Tensor | None, *names: str | int) -> Ends:
