@@ -18,14 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Diverged, UserError
-from ..models.base import Network
 from ..randomness import seed_of
 from .arithmetic import cast, products
 from .flow import FlowSpec, Pairs, TrainSettings, parametrisation, untrained
 from .minibatches import minibatches
+from .packed import ALIGNMENT, PackedParameters
 from .share import WHOLE, Share
 
-ALIGNMENT = 64  # floats: whole vector registers and cache lines, unrolled
 CHECKPOINT_SECONDS = 15.0
 CHECKPOINT_SHARE = 0.02  # of the time may go into checkpoints: large networks are saved less often
 
@@ -39,45 +38,6 @@ class Trained:
     weights: dict[str, Tensor]
     losses: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
-
-
-class PackedParameters:
-    """All parameters of S stacked networks as one tensor `(S, P)`, of which the network's parameters are views.
-
-    Clipping, optimiser and averaging then cost one operation each, not one for each parameter. Rows are padded to
-    `ALIGNMENT`, for the reason that `seeds_at_once` gives.
-    """
-
-    def __init__(self, network: Network, stack: int):
-        self.named = list(network.named_parameters())
-        self.stack = stack
-        self.flat = self._row([p.detach() for _, p in self.named])
-        for (_, parameter), piece in zip(self.named, self._pieces(self.flat), strict=True):
-            parameter.data = piece.view(parameter.shape)
-
-    def backward(self, loss: Tensor, share: Share = WHOLE) -> Tensor:
-        """The gradient `(S, P)` of a sum of the networks' own losses, the mean over all ranks."""
-        gradients = torch.autograd.grad(loss, [p for _, p in self.named])
-        self.flat.grad = share.mean(self._row(gradients))
-        return self.flat.grad
-
-    def unpack(self, row: Tensor) -> dict[str, Tensor]:
-        """One network's parameters by name from its row `(P,)`, each with the leading axis S = 1 if it has one."""
-        shapes = [p.shape if self.stack == 1 else (1, *p.shape[1:]) for _, p in self.named]
-        pieces = self._pieces(row[None])
-        return {
-            name: piece.reshape(shape).clone()
-            for (name, _), piece, shape in zip(self.named, pieces, shapes, strict=True)
-        }
-
-    def _row(self, tensors: Sequence[Tensor]) -> Tensor:
-        rows = [tensor.reshape(self.stack, -1) for tensor in tensors]
-        padding = -sum(row.shape[1] for row in rows) % ALIGNMENT
-        return torch.cat([*rows, rows[0].new_zeros(self.stack, padding)], dim=1)
-
-    def _pieces(self, flat: Tensor) -> tuple[Tensor, ...]:
-        sizes = [p.numel() // self.stack for _, p in self.named]
-        return flat[:, : sum(sizes)].split(sizes, dim=1)
 
 
 def seeds_at_once(spec: FlowSpec) -> int:
@@ -131,9 +91,10 @@ def train(
         stacked = {name: [w[name] for w in initial] for name in initial[0]}
         network.load_state_dict({name: torch.cat(w) if stack > 1 else w[0] for name, w in stacked.items()})
     network = network.to(device).train()
+    gpu, brief = device.startswith("cuda"), settings.precision == "bfloat16"
+    packed = PackedParameters(network, stack, channels_last=gpu, half=gpu and brief)
     mode = settings.compile if isinstance(settings.compile, str) else None
     called = torch.compile(network, dynamic=False, mode=mode) if settings.compile else network
-    packed = PackedParameters(network, stack)
     average = packed.flat.clone()
     optimiser = torch.optim.AdamW([packed.flat], lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     curve: list[Tensor] = []  # (S, 2) each: samples seen, mean loss since the last point
@@ -156,8 +117,9 @@ def train(
             t, inputs, targets, label = share.of(minibatch)
             for group in optimiser.param_groups:
                 group["lr"] = _learning_rate(settings, step)
+            packed.refresh()
             with ExitStack() as during:  # contexts cost as much as a small network's layer: only those that are needed
-                if settings.precision == "bfloat16":
+                if brief:
                     during.enter_context(cast(settings.precision, device))
                 if draws:
                     during.enter_context(
@@ -187,12 +149,13 @@ def train(
                 if not torch.isfinite(curve[-1][:, 1]).any():  # no seed has a finite loss
                     break
             if checkpoint and (began := time.monotonic()) - last_saved > pause:
-                rows = {"parameters": packed.flat, "average": average, "loss_sum": loss_sum, **_moments(optimiser)}
-                checkpoint(step + 1, _capture(step + 1, since, rows, curve))
+                flats = {"parameters": packed.flat, "average": average, **_moments(optimiser)}
+                rows = {name: packed.canonical(flat) for name, flat in flats.items()}
+                checkpoint(step + 1, _capture(step + 1, since, {**rows, "loss_sum": loss_sum}, curve))
                 last_saved = time.monotonic()
                 pause = max(CHECKPOINT_SECONDS, (last_saved - began) / CHECKPOINT_SHARE)
 
-    weights = (average if settings.ema_samples else packed.flat).cpu()
+    weights = packed.canonical(average if settings.ema_samples else packed.flat).cpu()
     seconds = (time.monotonic() - started) / stack
     outcomes: list[Trained | Diverged] = []
     for i in range(stack):
@@ -252,7 +215,7 @@ def _capture(step: int, since: int, rows: dict[str, Tensor], curve: list[Tensor]
 
 def _restore(states: list[State], packed: PackedParameters, average: Tensor, optimiser: torch.optim.AdamW) -> None:
     def rows(name: str) -> Tensor:
-        return torch.stack([state[name] for state in states]).to(packed.flat.device)
+        return packed.laid(torch.stack([state[name] for state in states]).to(packed.flat.device))
 
     packed.flat.copy_(rows("parameters"))
     average.copy_(rows("average"))
