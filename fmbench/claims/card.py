@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from .axes import words
 from .base import Claim
-
-
-def written(claim: type[Claim]) -> str:
-    """The card as YAML."""
-    return yaml.safe_dump(card(claim), sort_keys=False, allow_unicode=True, width=118)
 
 
 def card(claim: type[Claim]) -> dict[str, Any]:

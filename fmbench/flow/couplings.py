@@ -174,9 +174,3 @@ class Sinkhorn(Coupling):
 def _same_shape(x0: Tensor, x1: Tensor) -> None:
     if x0.shape != x1.shape:
         raise ValueError(f"x0 {tuple(x0.shape)} and x1 {tuple(x1.shape)} must have the same shape")
-
-
-def cost(x0: Tensor, x1: Tensor, i: Tensor, j: Tensor) -> float:
-    """Transport cost of a pairing: the mean of ‖x1[j] − x0[i]‖² in float64, data units²."""
-    difference = x1.flatten(1)[j.to(x1.device)].double() - x0.flatten(1)[i.to(x0.device)].double()
-    return difference.square_().sum(1).mean().item()

@@ -52,11 +52,6 @@ def sampled_metrics(results: Results) -> list[str]:
     return sorted((str(name) for name in names), key=lambda name: name != results.main_metric)
 
 
-def flow_metrics(results: Results) -> list[str]:
-    """Metrics of the flow itself, in the table's order."""
-    return [str(x) for x in results.table.loc[results.table["solver"] == REFERENCE, "metric"].dropna().unique()]
-
-
 def sampled_grid(summary: pd.DataFrame, metric: str) -> Grid:
     """One metric of one task: solvers and budgets down, flows across; an adaptive solver's measured calls below it."""
     rows = records(summary[(summary["metric"] == metric) & (summary["flow"] != TRUTH)])

@@ -21,12 +21,6 @@ SHA256 = (
 PATIENCE = 10.0  # seconds until a network that does not answer counts as none
 
 
-def use_weights(path: Path) -> None:
-    """Lets this process and its workers read the Inception weights from a file."""
-    os.environ[ENVIRONMENT] = str(path.resolve())
-    given()
-
-
 def given() -> Path | None:
     """The file that the user named, if any.
 
