@@ -144,10 +144,9 @@ def no_more(left: Cell, right: Cell, margin: float = 0.0) -> Contrast:
     return Contrast(about, combination([(1, left.rows), (-1, right.rows)]), margin, left, right)
 
 
-def at_most(left: Cell, limit: float, *, sign: int = 1) -> Contrast:
+def at_most(about: str, left: Cell, limit: float, *, sign: int = 1, also: tuple[Cell, ...] = ()) -> Contrast:
     """left ≤ limit; with sign = −1: −left ≤ limit."""
-    about = f"{left['metric']} of {left.flow}{_budget(left)} against {'-' if sign < 0 else ''}{limit:.3g}"
-    return Contrast(about, combination([(sign, left.rows)]), limit, left)
+    return Contrast(about, combination([(sign, left.rows)]), limit, left, also=also)
 
 
 def both_ways(left: Cell, right: Cell, margin: float) -> list[Contrast]:
@@ -163,10 +162,6 @@ def _place(cell: Cell, other: Cell) -> str:
     columns = ("path", "coupling", "prediction", "times", "model", "reflow", "distilled", *solve)
     shown = [f"{name}={_short(cell[name])}" for name in columns if cell[name] != other[name] and cell[name] is not None]
     return ", ".join(shown) + f" on {cell['data']}"
-
-
-def _budget(cell: Cell) -> str:
-    return "" if cell["solver"] in (None, "reference") else f" by {cell['solver']} at {cell.nfe:g} calls"
 
 
 def _short(value: Any) -> str:

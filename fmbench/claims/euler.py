@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..contrasts import combination
 from .axes import Some
-from .base import Claim, Contrast, no_more
+from .base import Claim, Contrast, at_most, no_more
 from .cells import Cell, Cells, NotTested, bare
 from .curves import curves
 from .guards import ALONE, same_noise
@@ -31,9 +30,7 @@ class OneStepExact(Claim):
             cost = cells.required(cell, "transport_cost").value
             bent = cells.required(cell, "straightness")
             if bent.value <= self.straight * cost:
-                about = f"one-step error of {cell.flow}"
-                limit = self.margin * cost
-                found.append(Contrast(about, combination([(1, cell.rows)]), limit, cell, also=(bent,)))
+                found.append(at_most(f"one-step error of {cell.flow}", cell, self.margin * cost, also=(bent,)))
         if not found:
             raise NotTested("straight flow", f"no flow has S within {self.straight:g} of its transport cost")
         return found

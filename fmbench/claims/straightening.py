@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ..contrasts import combination
 from .axes import LATER
-from .base import Claim, Contrast, no_more
+from .base import Claim, Contrast, at_most, no_more
 from .cells import Cells, NotTested
 from .guards import ALONE, GEOMETRY, TRAINED
 from .rounds import reflowed, trained_cost
@@ -75,5 +75,5 @@ class StraightInOneDimension(Claim):
         found = []
         for cell in (cell for chain in lines for cell in chain[1:]):
             limit = self.margin * cells.required(cell, "transport_cost").value
-            found.append(Contrast(f"S of {cell.flow}", combination([(1, cell.rows)]), limit, cell))
+            found.append(at_most(f"S of {cell.flow}", cell, limit))
         return found

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..contrasts import combination
-from .base import Claim, Contrast, no_more
+from .base import Claim, Contrast, at_most, no_more
 from .cells import Cells, NotTested
 from .guards import arrived, integration_error, same_noise
 from .marginals import GAP, no_farther
@@ -26,7 +25,7 @@ class GradientIdentity(Claim):
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
         found = cells.find("gradient_gap")
-        return [Contrast(f"gradients on {c.flow}", combination([(1, c.rows)]), self.margin, c) for c in found]
+        return [at_most(f"gradients on {c.flow}", c, self.margin) for c in found]
 
 
 class HasScore(Claim):
