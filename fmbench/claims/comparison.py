@@ -29,7 +29,6 @@ class Comparison(Claim):
     effect = "the metric at `at` − at `than`"
     rule = "effect ≤ margin × right side"
     source = "the suite"
-    metrics = ()
     id: str = Field("comparison", pattern=r"^[a-z0-9][a-z0-9._-]*$")
     about: str = ""
     metric: str

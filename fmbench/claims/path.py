@@ -41,7 +41,6 @@ class StraighterThanVP(_Straighter):
 
     name = "linear-straighter-than-vp"
     source = "Lipman et al. 2023, section 4.1 and figure 3; Liu et al. 2022, section 2.2"
-    metrics = ("straightness",)
     metric, at, than = "straightness", {"path": "rectified"}, {"path": ["vp-linear", "vp-cosine"]}
 
 
@@ -55,5 +54,4 @@ class StraighterThanVE(_Straighter):
 
     name = "linear-straighter-than-ve"
     source = "Lipman et al. 2023, section 4.1; Liu et al. 2022, section 2.2"
-    metrics = ("straightness_normalized",)
     metric, at, than = "straightness_normalized", {"path": "rectified"}, {"path": "ve"}

@@ -65,6 +65,5 @@ class RK4BeatsEuler(Pairwise):
 
     name = "rk4-25-beats-euler-100"
     source = "Hairer, Nørsett & Wanner 1993, section II.1"
-    metrics = ("solver_error",)
     guards = (same_noise, integration_error)
     metric, at, than = "solver_error", {"solver": "rk4", "steps": 25}, {"solver": "euler", "steps": 100}
