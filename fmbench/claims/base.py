@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..registry import Component
 from ..table import FLOOR, REFERENCE, TRUTH
 from .axes import Side, holds, words
-from .cells import Cell, Cells, NotTested, bare
+from .cells import Cell, Cells, bare, needed
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,7 @@ def pairwise(cells: Cells, metric: str, at: dict[str, Any], than: dict[str, Any]
     """Every cell of the metric at `at` against its partners at `than`; columns named by neither must agree."""
     lefts = cells.find(metric, **at)
     found = [no_more(a, b, margin * abs(b.value)) for a in lefts for b in cells.partners(a, free=set(at), **than)]
-    if not found:
-        raise NotTested("missing rows", f"no {metric} with {words(at)} beside one with {words(than)}")
-    return found
+    return needed(found, "missing rows", f"no {metric} with {words(at)} beside one with {words(than)}")
 
 
 def no_more(left: Cell, right: Cell, margin: float = 0.0) -> Contrast:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..contrasts import Row, by_seed, mean, mean_value
 from ..table import FLOOR, FLOW, IDENTITY, REFERENCE, REUSED, SAMPLER, SPREAD, TASK, TRUTH, cell_key
+
+Found = TypeVar("Found", bound=Collection[Any])
 
 
 class NotTested(Exception):
@@ -20,6 +22,13 @@ class NotTested(Exception):
     def __init__(self, guard: str, reason: str):
         super().__init__(f"{guard}: {reason}")
         self.guard, self.reason = guard, reason
+
+
+def needed(found: Found, guard: str, reason: str) -> Found:
+    """What was found; nothing at all leaves the claim untested."""
+    if not found:
+        raise NotTested(guard, reason)
+    return found
 
 
 @dataclass(frozen=True)
@@ -139,9 +148,7 @@ class Cells:
     def finest(self, cell: Cell, metric: str) -> Cell:
         """A sampled metric of the flow at its most network calls."""
         sampled = [found for found in self._of_flow(cell, metric) if found.sound]
-        if not sampled:
-            raise NotTested("missing rows", f"no {metric} of {cell.flow}")
-        return max(sampled, key=lambda found: found.nfe)
+        return max(needed(sampled, "missing rows", f"no {metric} of {cell.flow}"), key=lambda found: found.nfe)
 
     def _of_flow(self, cell: Cell, metric: str) -> list[Cell]:
         same = (c for c in self.measured if metric in (c["metric"], c.metric))

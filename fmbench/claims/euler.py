@@ -6,7 +6,7 @@ from pydantic import Field
 
 from .axes import Some
 from .base import Claim, Contrast, at_most, no_more
-from .cells import Cell, Cells, NotTested, bare
+from .cells import Cell, Cells, bare, needed
 from .curves import curves
 from .guards import ALONE, same_noise
 
@@ -31,9 +31,7 @@ class OneStepExact(Claim):
             bent = cells.required(cell, "straightness")
             if bent.value <= self.straight * cost:
                 found.append(at_most(f"one-step error of {cell.flow}", cell, self.margin * cost, also=(bent,)))
-        if not found:
-            raise NotTested("straight flow", f"no flow has S within {self.straight:g} of its transport cost")
-        return found
+        return needed(found, "straight flow", f"no flow has S within {self.straight:g} of its transport cost")
 
 
 class EulerNeedsFifty(Claim):
@@ -61,11 +59,9 @@ class EulerNeedsFifty(Claim):
             if few and many and accurate:
                 slack = self.margin * accurate.value
                 found += [no_more(many[0], accurate, slack), no_more(accurate, few[-1], -slack)]
-        if not found:
-            raise NotTested(
-                "missing rows", "no w2 of euler at 25 steps or fewer and at 50 or more beside another solver's"
-            )
-        return found
+        return needed(
+            found, "missing rows", "no w2 of euler at 25 steps or fewer and at 50 or more beside another solver's"
+        )
 
 
 def _accurate(cells: Cells, cell: Cell) -> Cell | None:

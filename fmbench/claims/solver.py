@@ -12,7 +12,7 @@ from ..contrasts import Difference, combination
 from ..solvers import SOLVERS
 from .axes import Some
 from .base import Claim, Contrast, Pairwise
-from .cells import Cell, Cells, NotTested, bare
+from .cells import Cell, Cells, bare, needed
 from .curves import curves, slope_weights
 from .guards import integration_error, same_noise
 
@@ -49,11 +49,9 @@ class Orders(Claim):
             lacking = replace(slope, value=SOLVERS.get(solver).order + slope.value)
             about = f"order that {solver} lacks on {seen[0].flow}"
             found.append(Contrast(about, lacking, self.margin, seen[-1], also=tuple(seen[:-1])))
-        if not found:
-            raise NotTested(
-                "asymptotic regime", "no three budgets that the reference solve can see and whose slopes agree"
-            )
-        return found
+        return needed(
+            found, "asymptotic regime", "no three budgets that the reference solve can see and whose slopes agree"
+        )
 
 
 def _slope(logs: Sequence[Cell]) -> Difference:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from .base import Claim, Contrast, at_most, no_more
-from .cells import Cells, NotTested
+from .cells import Cells, needed
 from .guards import arrived, integration_error, same_noise
 from .marginals import GAP, no_farther
 
@@ -46,8 +46,7 @@ class HasScore(Claim):
     def contrasts(self, cells: Cells) -> list[Contrast]:
         scores = cells.find("marginal_gap", path="rectified", prediction="score")
         pairs = [(cell, other) for cell in scores for other in cells.partners(cell, prediction="velocity")]
-        if not pairs:
-            raise NotTested("missing rows", "no marginal_gap of path = rectified with prediction = score and velocity")
+        needed(pairs, "missing rows", "no marginal_gap of path = rectified with prediction = score and velocity")
         return [
             no_farther(cells, score, velocity, self.margin, f"H of {score.flow} against {velocity.flow}")
             for score, velocity in pairs
@@ -73,6 +72,5 @@ class WrongTargetFails(Claim):
     def contrasts(self, cells: Cells) -> list[Contrast]:
         right = cells.find("marginal_gap", path="rectified", prediction="velocity")
         pairs = [(cell, wrong) for cell in right for wrong in cells.partners(cell, path="over-time")]
-        if not pairs:
-            raise NotTested("missing rows", "no marginal_gap of path = over-time beside path = rectified")
+        needed(pairs, "missing rows", "no marginal_gap of path = over-time beside path = rectified")
         return [no_more(cell, wrong, -self.margin) for cell, wrong in pairs]
