@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import UserError
+from .grouping import grouped
 from .metrics.base import Geometry, PerSampleMetric
 from .plan import Plan
 from .stages.flow import FlowSpec
@@ -36,7 +36,7 @@ def gather(plan: Plan, store: Store) -> Paired:
     found: Paired = {}
     measured = [cell.spec for cell in plan.cells if isinstance(cell.spec, MeasureSpec)]
     reused: list[str] = []
-    for reference, specs in _by_reference(measured).items():
+    for reference, specs in grouped(measured, lambda spec: spec.reference.key).items():
         flows = {spec.cell.flow.key: spec.cell.flow for spec in specs}  # students stand beside their teacher's solve
         each = [(s.key, s.metric) for s in specs if isinstance(s.metric, PerSampleMetric) and store.has(s.key)]
         if not (each or any(flow.pairs for flow in flows.values())) or not store.has(reference):
@@ -50,13 +50,6 @@ def gather(plan: Plan, store: Store) -> Paired:
         known = {key for key, flow in flows.items() if _reuses(flow, geometry.z0, store)}
         reused += [spec.key for spec in specs if spec.cell.flow.key in known]
     return {**found, REUSED: np.array(reused, dtype=str)} if measured else found
-
-
-def _by_reference(specs: Iterable[MeasureSpec]) -> dict[str, list[MeasureSpec]]:
-    found: dict[str, list[MeasureSpec]] = {}
-    for spec in specs:
-        found.setdefault(spec.reference.key, []).append(spec)
-    return found
 
 
 def _deviations(z1: Tensor) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import UserError, unknown
+from .grouping import grouped
 from .reach import least_calls
 from .statistics import Estimate, combine, interval
 from .statistics import paired as bootstrapped
@@ -181,14 +182,11 @@ class Results:
         if not isinstance(level, (int, float)) or not 0 < level < 1:
             raise UserError(f"level = {level!r}: the share of intervals that cover, between 0 and 1, as in 0.95")
         table = self.table.assign(flow=flow_labels(self.table), sampler=sampler_labels(self.table))
-        cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-        for row in records(table):
-            cells.setdefault(cell_key(row), []).append(row)
         extra = dict.fromkeys(["flow", "sampler", "trained_on", "failures"], "string")
         extra |= dict.fromkeys(["mean", "low", "high", "stderr", "freedom", "probe_stderr"], "float64")
         extra |= dict.fromkeys(["n", "seeds", "failed"], "Int64")
         dtypes: dict[Any, Any] = {name: COLUMNS[name] for name in IDENTITY} | extra
-        lines = [_average(rows, level) for rows in cells.values()]
+        lines = [_average(rows, level) for rows in grouped(records(table), cell_key).values()]
         return pd.DataFrame({name: pd.Series([line[name] for line in lines], dtype=object) for name in dtypes}).astype(
             dtypes
         )

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import UserError
+from ..grouping import grouped
 
 Kind = Literal["parquet", "pictures"]
 
@@ -124,9 +125,7 @@ def _source(folder: Path | None, prefix: str, splits: Sequence[str]) -> Source |
         kind, files = "pictures", [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not files:
         return None
-    by_split: dict[str, list[Path]] = {}
-    for path in files:
-        by_split.setdefault(_split_of(path.relative_to(folder)), []).append(path)
+    by_split = grouped(files, lambda path: _split_of(path.relative_to(folder)))
     for split in splits:
         if split not in by_split:
             there = ", ".join(f"{len(paths)} of {split}" for split, paths in sorted(by_split.items()) if split)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from ..grouping import grouped
 from ..stages.flow import FlowSpec, PairsSpec
 from ..stages.measure import AloneSpec, MeasureSpec, PairingSpec
 from ..stages.sample import ReferenceSpec, SampleSpec
@@ -70,9 +71,7 @@ def missing(plan: Plan, store: Store, workers: int = 1, devices_per_flow: int = 
     alone = [spec for key, spec in specs.items() if key not in outcomes and not isinstance(spec, MeasureSpec)]
     measures = [spec for key, spec in specs.items() if key not in outcomes and isinstance(spec, MeasureSpec)]
 
-    by_cell: dict[str, list[MeasureSpec]] = {}
-    for spec in measures:
-        by_cell.setdefault(spec.cell.key, []).append(spec)
+    by_cell = grouped(measures, lambda spec: spec.cell.key)
     pairings = [spec.pairs for spec in alone if isinstance(spec, PairingSpec) and spec.pairs is not None]
     jobs: list[Job] = [_alone_job(spec) for spec in alone]
     references = {r.key: r for spec in measures for r in (spec.reference, spec.teacher) if r is not None}
@@ -131,15 +130,13 @@ def _flow_jobs(
         want(flow)
     for spec in pairs:
         want_pairs(spec)
-    groups: dict[str, list[FlowSpec]] = {}
     for flow in wanted.values():
         if flow.train.batch % devices_per_flow:
             raise UserError(
                 f"--devices-per-flow {devices_per_flow}: train.batch = {flow.train.batch} cannot be shared equally. "
                 "Give a divisor of the batch, or another batch (--set train.batch=…)"
             )
-        siblings = flow.model_copy(update={"seed": 0, "pairs": None}).key
-        groups.setdefault(siblings, []).append(flow)
+    groups = grouped(wanted.values(), lambda flow: flow.model_copy(update={"seed": 0, "pairs": None}).key)
     beside = Counter(_level(group[0]) for group in groups.values())  # groups that can train at the same time
     trainings: list[TrainJob] = []
     for group in groups.values():

@@ -13,6 +13,7 @@ import torch
 
 from ..errors import Diverged
 from ..flow.velocity import Field, Velocity
+from ..grouping import grouped
 from ..identity import key_of
 from ..metrics.base import Resources
 from ..metrics.features.desk import Desk, at
@@ -163,11 +164,11 @@ class Bench:
             missing = [flow for flow in flows if not self.store.has(flow.key)]
             outcomes |= {flow.key: Outcome() for flow in flows if flow not in missing}
             states = {flow.key: self.store.checkpoint(flow.key) for flow in missing}
-            groups: dict[int, list[FlowSpec]] = {}
-            for flow in missing:
-                state = states[flow.key]
-                groups.setdefault(0 if state is None else int(state["step"]), []).append(flow)
-            for step, group in groups.items():
+
+            def step_of(flow: FlowSpec) -> int:
+                return 0 if (state := states[flow.key]) is None else int(state["step"])
+
+            for step, group in grouped(missing, step_of).items():
                 self.progress("trained", sum(step * flow.train.batch for flow in group))
                 try:
                     trained = training(

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from .. import published
+from ..grouping import grouped
 from ..published import bare_name
 from ..results import Results
 from ..table import REFERENCE, of_flows, records
@@ -70,10 +71,8 @@ def beside_grid(results: Results) -> Grid | None:
     published value states its error. What the suite knows of the difference (its `differences`) is noted there, too.
     """
     summary, known = results.summary(), results.suite.get("differences") or []
-    ours: dict[tuple[str, ...], list[Row]] = {}
-    for row in records(summary[of_flows(summary)]):
-        if row["mean"] is not None:
-            ours.setdefault(_place(row["data"], row["source"], row["method"], row["metric"]), []).append(row)
+    measured = [row for row in records(summary[of_flows(summary)]) if row["mean"] is not None]
+    ours = grouped(measured, lambda row: _place(*(row[name] for name in ("data", "source", "method", "metric"))))
     notes, lines = Notes(), []
     for theirs in records(published.load()):
         found = ours.get(_place(theirs["dataset"], theirs["source"], theirs["method"], theirs["metric"]), [])

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..claims.cells import bare
 from ..errors import UserError
+from ..grouping import grouped
 from ..results import Results
 from ..table import FLOOR, REFERENCE, TRUTH, read_json, read_table, records
 
@@ -60,10 +61,7 @@ def rows_used(keys: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> str:
     wanted = set(keys)
     if not wanted:
         return ""
-    alike: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["key"] in wanted:
-            alike.setdefault(row["key"], []).append(row)
+    alike = grouped((row for row in rows if row["key"] in wanted), lambda row: row["key"])
     columns = ("metric", "seed", *AXES)
     used = [{name: _one(row[name] for row in same) for name in columns} for same in alike.values()]
     metrics = {row["metric"] for row in used}
