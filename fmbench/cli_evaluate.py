@@ -9,18 +9,7 @@ import typer
 
 from . import cli_options as options
 from . import terminal
-from .cli_options import (
-    DataRoot,
-    Device,
-    DevicesPerFlow,
-    DryRun,
-    InceptionWeights,
-    Overrides,
-    Plugins,
-    Quiet,
-    Ray,
-    Workers,
-)
+from .disk import named
 from .errors import UserError
 
 CONVENTIONS = "Conventions of the model"
@@ -81,20 +70,18 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the noise.", min=0)] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(
-            parser=options.out, metavar="DIR", help="Folder of the results. Default: results/<name of the model>."
-        ),
+        typer.Option(parser=named, metavar="DIR", help="Folder of the results. Default: results/<name of the model>."),
     ] = None,
-    overrides: Overrides = None,
-    device: Device = None,
-    workers: Workers = None,
-    ray: Ray = None,
-    devices_per_flow: DevicesPerFlow = 1,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-    plugin: Plugins = None,
-    data_root: DataRoot = None,
-    inception_weights: InceptionWeights = None,
+    overrides: options.Overrides = None,
+    device: options.Device = None,
+    workers: options.Workers = None,
+    ray: options.Ray = None,
+    devices_per_flow: options.DevicesPerFlow = 1,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    plugin: options.Plugins = None,
+    data_root: options.DataRoot = None,
+    inception_weights: options.InceptionWeights = None,
 ) -> None:
     """Measure a flow of your own, or samples alone: the same table and report as `run` leaves.
 
