@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from . import paired
 from .errors import UserError, unknown
 from .grouping import grouped
 from .reach import least_calls
@@ -289,9 +290,7 @@ class Results:
         Raises:
             UserError: a side is no single flow, its seeds are not the other's, or no values sample by sample are kept.
         """
-        from .paired import FILE, read  # builds on plans, which results know nothing of
-
-        kept, sides = read(self.directory), []
+        kept, sides = paired.read(self.directory), []
         for where in (a, b):
             table = self.select(**where).select(metric=metric, solver=REFERENCE).table
             rows = records(table[of_flows(table)])
@@ -301,8 +300,8 @@ class Results:
                 )
             if any(row["key"] not in kept for row in rows):
                 raise UserError(
-                    f"'{metric}' has no values sample by sample in {self.name}/{FILE}: a run whose suite names claims keeps "
-                    "them, of metrics that are means over the samples of the reference solve"
+                    f"'{metric}' has no values sample by sample in {self.name}/{paired.FILE}: a run whose suite names claims "
+                    "keeps them, of metrics that are means over the samples of the reference solve"
                 )
             sides.append({(row["seed"], row["sample_seed"]): kept[row["key"]] for row in rows})
         first, second = sides

@@ -53,7 +53,6 @@ IDENTITY = (*TASK, *FLOW, *SAMPLER, "metric", *DESCRIPTION)
 REFERENCE = "reference"  # `solver` of a metric of the flow itself
 FLOOR = "data"  # `model` of real data measured against real data
 GIVEN = "given"  # `solver` of samples that were made elsewhere
-SPREAD, REUSED = "spread ", "reused noise"  # what is kept beside values sample by sample: see `paired.gather`
 TRUTH = "truth"  # `model` of an exact value, beside what an oracle's flow was measured to have
 
 

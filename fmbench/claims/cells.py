@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..contrasts import Row, by_seed, mean, mean_value
-from ..table import FLOOR, FLOW, IDENTITY, REFERENCE, REUSED, SAMPLER, SPREAD, TASK, TRUTH, cell_key
+from ..paired import REUSED, SPREAD
+from ..table import FLOOR, FLOW, IDENTITY, REFERENCE, SAMPLER, TASK, TRUTH, cell_key
 
 Found = TypeVar("Found", bound=Collection[Any])
 
@@ -90,7 +91,7 @@ class Cells:
         rows: as `table.records` gives them.
         facts: of each data set, by its label, as the manifest's `data` holds them.
         per_sample: of rows, by their keys, the values `(n,)` whose mean is the row's value, where they are known; and what
-            else `paired.gather` keeps.
+            else `by_sample.gather` keeps.
     """
 
     def __init__(

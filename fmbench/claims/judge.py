@@ -93,7 +93,7 @@ def judge(results: Results, claims: Sequence[Claim], per_sample: Mapping[str, An
     """The verdict on each claim, in their order, from a result's table and what its manifest says of the data.
 
     Args:
-        per_sample: values sample by sample (`paired.gather`); those of the result's folder when None. Verdicts of a folder
+        per_sample: values sample by sample (`by_sample.gather`); those of the result's folder when None. Verdicts of a folder
             that lacks them say so.
     """
     folder = results.directory if per_sample is None else None
