@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .execute import Outcome
 from .machine import commit, hardware, versions
 from .naming import flow_columns
@@ -53,8 +55,6 @@ def manifest(plan: Plan, outcomes: dict[str, Outcome], store: Store, devices: Se
 
 def _ends(flow: FlowSpec) -> dict[str, float]:
     """How far a path is from its ends: x_0 keeps α_0 of the data, x at the end time keeps σ of the noise."""
-    import torch
-
     ends = flow.path.schedule(torch.tensor([0.0, flow.path.end_time], dtype=torch.float64))
     return {
         "alpha_0": ends.alpha[0].item(),

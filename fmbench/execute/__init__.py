@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..errors import UserError
 from ..grouping import grouped
 from ..stages.flow import FlowSpec, PairsSpec
@@ -303,8 +305,6 @@ def devices_for(
     Raises:
         UserError: the device or the cluster is not there.
     """
-    import torch
-
     if devices_per_flow < 1:
         raise UserError(f"--devices-per-flow {devices_per_flow}: at least 1")
     if ray is not None:
