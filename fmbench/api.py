@@ -233,9 +233,9 @@ def _after_the_table(directory: Path) -> Iterator[None]:
 
 
 def _prepared_page() -> None:
-    from .report.page import prepare
+    from .report.page import vega
 
-    prepare()
+    vega()
 
 
 def _suite(suite: str | os.PathLike[str] | dict[str, Any] | Suite, overrides: Sequence[str]) -> Suite:

@@ -66,9 +66,9 @@ class Job:
         return {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainJob(Job):
-    flows: tuple[FlowSpec, ...] = ()
+    flows: tuple[FlowSpec, ...]
 
     def pieces(self) -> list[Job]:
         return [train_job([flow]) for flow in self.flows] if len(self.flows) > 1 else []
@@ -83,24 +83,24 @@ def train_job(flows: Sequence[FlowSpec]) -> TrainJob:
     return TrainJob(tuple(flow.key for flow in flows), needs, flows=tuple(flows))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairsJob(Job):
-    pairs: PairsSpec | None = None
+    pairs: PairsSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CellJob(Job):
     """One solve (a sampled cell or the reference) and the metrics of it that are missing.
 
     `lacking` is how the reference solve behind a sampled cell failed: only metrics that look at it fall with it.
     """
 
-    cell: SampleSpec | ReferenceSpec | None = None
+    cell: SampleSpec | ReferenceSpec
     measures: tuple[MeasureSpec, ...] = ()
     lacking: Outcome | None = None
 
     def pieces(self) -> list[Job]:
-        if self.cell is None or not self.measures or self.cell.key not in self.provides:
+        if not self.measures or self.cell.key not in self.provides:
             return []
         solve = CellJob((self.cell.key,), self.needs, cell=self.cell)
         needs = (*self.needs, self.cell.key)
@@ -113,15 +113,15 @@ class CellJob(Job):
         return super().without(key, broken)
 
     def amounts(self) -> Amounts:
-        solves = self.cell is not None and self.cell.key in self.provides  # not where one of its values is tried alone
+        solves = self.cell.key in self.provides  # not where one of its values is tried alone
         return {"sampled": int(solves), "measured": len(self.measures)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AloneJob(Job):
     """One value that needs no solve: a floor, an exact value, a property of a coupling."""
 
-    value: AloneSpec | None = None
+    value: AloneSpec
 
     def amounts(self) -> Amounts:
         return {"measured": 1}
@@ -147,12 +147,11 @@ class Bench:
     def _run(self, job: Job) -> dict[str, Outcome]:
         if isinstance(job, TrainJob):
             return self._train(job.flows)
-        if isinstance(job, PairsJob) and job.pairs is not None:
-            spec = job.pairs
-            return {spec.key: self._attempt(lambda: self._pairs(spec))}
-        if isinstance(job, CellJob) and job.cell is not None:
+        if isinstance(job, PairsJob):
+            return {job.pairs.key: self._attempt(partial(self._pairs, job.pairs))}
+        if isinstance(job, CellJob):
             return self._cell(job.cell, job.measures, job.lacking)
-        if isinstance(job, AloneJob) and job.value is not None:
+        if isinstance(job, AloneJob):
             return {job.value.key: self._alone(job.value)}
         raise TypeError(f"no job: {job!r}")
 
