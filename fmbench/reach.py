@@ -12,7 +12,7 @@ import pandas as pd
 from .errors import UserError
 from .grouping import grouped
 from .statistics import redrawn
-from .table import FLOW, REFERENCE, TASK, flow_labels, of_flows, records, sampler_labels
+from .table import FLOW, REFERENCE, TASK, flow_labels, of_flows, of_lines, records, sampler_labels
 
 COLUMNS: dict[str, str] = {
     **dict.fromkeys(["data", "source", "flow", "sampler", "metric"], "string"),
@@ -57,9 +57,7 @@ def least_calls(table: pd.DataFrame, metric: str, within: float = 0.05, level: f
         raise UserError(f"metric '{metric}' is neither better higher nor lower: it has no best")
     flows = grouped(rows, lambda row: tuple(row[name] for name in (*TASK, *FLOW)))
     lines = [line for flow in flows.values() for line in _flow(flow, -1.0 if higher else 1.0, within, level)]
-    return pd.DataFrame({name: pd.Series([line[name] for line in lines], dtype=object) for name in COLUMNS}).astype(
-        dict[Any, Any](COLUMNS)
-    )
+    return of_lines(lines, COLUMNS)
 
 
 def _flow(rows: list[Row], sign: float, within: float, level: float) -> list[Row]:

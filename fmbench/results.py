@@ -33,10 +33,12 @@ from .table import (
     frame,
     freedom_of,
     of_flows,
+    of_lines,
     read_json,
     read_table,
     records,
     sampler_labels,
+    table_file,
 )
 
 __all__ = ["COLUMNS", "Picture", "Results", "frame", "interval_text"]
@@ -80,9 +82,7 @@ class Results:
             UserError: the folder is no result, or a file in it is damaged.
         """
         directory = Path(directory)
-        tables = [directory / name for name in ("results.parquet", "results.csv")]
-        path = next((table for table in tables if table.is_file()), None)
-        if path is None:
+        if (path := table_file(directory)) is None:
             what = "is no result: it has no results.parquet or .csv" if directory.exists() else "does not exist"
             raise UserError(f"{directory} {what}. Make one with `fmbench run SUITE --out {directory}`.")
         return cls(read_table(path), read_json(directory / "manifest.json") or {}, directory)
@@ -186,11 +186,8 @@ class Results:
         extra = dict.fromkeys(["flow", "sampler", "trained_on", "failures"], "string")
         extra |= dict.fromkeys(["mean", "low", "high", "stderr", "freedom", "probe_stderr"], "float64")
         extra |= dict.fromkeys(["n", "seeds", "failed"], "Int64")
-        dtypes: dict[Any, Any] = {name: COLUMNS[name] for name in IDENTITY} | extra
-        lines = [_average(rows, level) for rows in grouped(records(table), cell_key).values()]
-        return pd.DataFrame({name: pd.Series([line[name] for line in lines], dtype=object) for name in dtypes}).astype(
-            dtypes
-        )
+        dtypes = {name: COLUMNS[name] for name in IDENTITY} | extra
+        return of_lines([_average(rows, level) for rows in grouped(records(table), cell_key).values()], dtypes)
 
     def nfe_to_reach(
         self, metric: str | None = None, within: float = 0.05, solver: str | None = None, level: float = 0.95

@@ -73,6 +73,13 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return typed(pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object) for name in COLUMNS}))
 
 
+def of_lines(lines: Iterable[Mapping[str, Any]], dtypes: Mapping[str, str]) -> pd.DataFrame:
+    """Lines as a table of just these columns, with their dtypes."""
+    lines = list(lines)
+    columns = {name: pd.Series([line[name] for line in lines], dtype=object) for name in dtypes}
+    return pd.DataFrame(columns).astype(dict[Any, Any](dtypes))
+
+
 def typed(table: pd.DataFrame) -> pd.DataFrame:
     """The table with the contract's columns, their order and dtypes; a column that is absent becomes missing values."""
     absent = pd.Series([None] * len(table), index=table.index, dtype=object)
@@ -87,6 +94,12 @@ def _cast(column: pd.Series, dtype: str) -> pd.Series:
         column = column.astype("string")
         return column.mask(column == "", pd.NA)  # csv cannot tell an empty text from a missing one: neither do we
     return column.astype(dtype)  # type: ignore[call-overload]
+
+
+def table_file(directory: Path) -> Path | None:
+    """The file of a folder that holds the table: results.parquet, or results.csv where that alone was kept."""
+    files = (directory / name for name in ("results.parquet", "results.csv"))
+    return next((file for file in files if file.is_file()), None)
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from .. import paired
 from ..results import Results
 from ..statistics import holm, holm_level
 from ..store import ResultFolder
-from ..table import read_json, records
+from ..table import read_json, records, table_file
 from . import CLAIMS
 from .base import Claim, Contrast
 from .cells import Cells, NotTested
@@ -78,7 +78,8 @@ def verdicts_of(directory: Path, names: Sequence[str] = ()) -> tuple[str, list[d
     """
     folder = ResultFolder(directory)
     recorded = read_json(directory / "claims.json") or []
-    if not (directory / "results.parquet").is_file() and (directory / "results.csv").is_file() and not names:
+    kept = table_file(directory)
+    if kept is not None and kept.suffix == ".csv" and not names:
         suite = (read_json(directory / "manifest.json") or {}).get("suite") or {}
         return str(suite.get("suite") or directory.name), recorded
     results = Results.load(directory)

@@ -19,7 +19,7 @@ from ..contrasts import combination, mean_value
 from ..errors import UserError
 from ..results import Results
 from ..statistics import holm
-from ..table import cell_key, flow_labels, of_flows, records, sampler_labels
+from ..table import cell_key, flow_labels, of_flows, of_lines, records, sampler_labels
 
 BETTER, WORSE, SAME, INCOMPARABLE = "better", "worse", "no significant difference", "not comparable"
 UNDIRECTED = "no direction: it differs, and the metric is neither better higher nor lower"
@@ -66,8 +66,7 @@ def compare(a: Results, b: Results, alpha: float = 0.05) -> pd.DataFrame:
         if line["verdict"] != SAME and line["higher_is_better"] is None:
             line |= {"verdict": INCOMPARABLE, "reason": UNDIRECTED}
         line["p_value"] = p_value
-    columns = {name: pd.Series([line[name] for line in lines], dtype=object) for name in COLUMNS}
-    return pd.DataFrame(columns).astype(dict[Any, Any](COLUMNS))
+    return of_lines(lines, COLUMNS)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

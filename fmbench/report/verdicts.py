@@ -13,7 +13,7 @@ from ..claims.cells import bare
 from ..errors import UserError
 from ..grouping import grouped
 from ..results import Results
-from ..table import FLOOR, REFERENCE, TRUTH, read_json, read_table, records
+from ..table import FLOOR, REFERENCE, TRUTH, read_json, records
 
 Verdict = Mapping[str, Any]
 
@@ -41,9 +41,7 @@ def recorded(results: Results) -> list[dict[str, Any]]:
 
 def told(directory: Path, verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """As `with_rows`, by the table of a result's folder, be it kept as text alone."""
-    files = (directory / "results.parquet", directory / "results.csv")
-    table = next((file for file in files if file.is_file()), files[0])
-    return with_rows(verdicts, read_table(table)) if verdicts else []
+    return with_rows(verdicts, Results.load(directory).table) if verdicts else []
 
 
 def with_rows(verdicts: Sequence[Verdict], table: pd.DataFrame) -> list[dict[str, Any]]:
