@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import platformdirs
@@ -55,6 +57,18 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = False) -> No
             with contextlib.suppress(OSError):
                 os.unlink(name)
             raise
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, in hexadecimal; read again only where the file has changed."""
+    stat = path.stat()
+    return _sha256_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _sha256_of(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sweep(folder: Path, older_than: float = 0.0) -> None:

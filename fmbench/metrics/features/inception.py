@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...disk import sha256_of
 from ...errors import Unavailable, UserError
-from .base import Extractor, Network, sha256_of
+from .base import Extractor, Network
 
 ENVIRONMENT = "FMBENCH_INCEPTION_WEIGHTS"
 SHA256 = (

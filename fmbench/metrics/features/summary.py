@@ -15,7 +15,7 @@ from ...data.base import Data, FiniteData, Split
 from ...errors import Skip
 from ...randomness import generator
 from ..transport import Content, content
-from .base import QUANTISER, Extractor, Identified, check_images, eight_bits, loaded
+from .base import QUANTISER, Extractor, Identified, check_images, eight_bits, identified, loaded
 from .desk import desk
 
 KEPT = 60_000  # features of a set that are kept, for KID, precision and recall: all but ImageNet's; of Inception 0.5 GB
@@ -70,7 +70,7 @@ def summarise(x: Tensor, extractor: Extractor) -> Summary:
     The last few sets are remembered, so that all metrics of one cell share one pass.
     """
     check_images(tuple(x.shape[1:]))
-    return _summarise(content(x), Identified(extractor), desk().device)
+    return _summarise(content(x), identified(extractor), desk().device)
 
 
 @lru_cache(maxsize=2)
