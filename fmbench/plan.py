@@ -14,7 +14,6 @@ from .data.base import check_draws
 from .errors import UserError, unknown
 from .fields import label_of, name_of
 from .flow import predictions
-from .flow.losses import Loss
 from .flow.path_checks import check_path
 from .flow.times import TIMES
 from .identity import Spec
@@ -22,7 +21,7 @@ from .metrics.base import Metric
 from .naming import FLOW_COLUMNS, budget_columns, flow_columns
 from .schema import Suite, Task
 from .solvers import GRIDS, SOLVERS
-from .stages.flow import FlowSpec, PairsSpec, TrainSettings
+from .stages.flow import FlowSpec, PairsSpec
 from .stages.measure import AloneSpec, FloorSpec, GivenSpec, MeasureSpec, PairingSpec, TruthSpec, exact
 from .stages.minibatches import steps_in_advance
 from .stages.sample import ReferenceSpec, SampleSpec
@@ -286,12 +285,9 @@ def _taught(suite: Suite, teacher: FlowSpec, **changes: Any) -> FlowSpec:
     """The flow that learns from pairs which `teacher` draws: its next round, or a student of its own round."""
     p = suite.pairs
     pairs = PairsSpec(flow=teacher, n=p.n, solver=p.solver, steps=p.steps, inverted=p.inverted)
-    changes = {"times": p.times or teacher.times, "train": _with_loss(suite.train, p.loss), **changes}
+    train = suite.train if p.loss is None else suite.train.model_copy(update={"loss": p.loss})
+    changes = {"times": p.times or teacher.times, "train": train, **changes}
     return teacher.model_copy(update={"pairs": pairs, "init": p.init, **changes})
-
-
-def _with_loss(train: TrainSettings, loss: Loss | None) -> TrainSettings:
-    return train if loss is None else train.model_copy(update={"loss": loss})
 
 
 def _check(flow: FlowSpec) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.base import Data, FiniteData, Split
 from ..errors import Skip
 from ..statistics import Estimate
-from .base import Evidence, Metric, take_up_to
+from .base import Evidence, Metric, first_generated, take_up_to
 from .features import Extractor, extractor
 from .features.base import QUANTISER, check_images, loaded
 from .features.desk import desk
@@ -55,10 +55,7 @@ class FeatureMetric(Metric):
         raise NotImplementedError
 
     def measure(self, evidence: Evidence) -> Estimate:
-        x = evidence.generated
-        if self.n is not None and self.n > len(x):
-            raise Skip(f"n = {self.n} samples asked for, {len(x)} generated: raise sample.n or lower the metric's n")
-        return self._against(evidence.data, x[: self.n])
+        return self._against(evidence.data, first_generated(evidence, self.n))
 
     def has_floor(self, data: Data) -> bool:
         try:

@@ -312,7 +312,7 @@ def _reference(spec: ReferenceSpec, field: Field, size: int, device: str, span: 
         steps=steps,
         nfe=calls(spec.guidance) * (4 * steps + 1),
         trajectories=parts[0].states[:, :DRAWN][::every].cpu(),
-        times=path.warp(torch.linspace(0, 1, steps + 1, dtype=torch.float64))[::every],
+        times=reference_times(path, steps)[::every],
         batch=size,
     )
 
