@@ -12,7 +12,10 @@ from . import terminal
 from .disk import named
 from .errors import UserError
 
-CONVENTIONS = "Conventions of the model"
+
+def convention(help: str, *names: str) -> Any:
+    """An option that says how the model was made."""
+    return typer.Option(*names, help=help, rich_help_panel="Conventions of the model")
 
 
 def evaluate(
@@ -28,39 +31,17 @@ def evaluate(
         str | None, typer.Option(help="The module's state: .safetensors, or .pt of tensors alone.")
     ] = None,
     time: Annotated[
-        str | None,
-        typer.Option(
-            help="Where its data is: data-at-1 (default), data-at-0; or sigma: told σ.", rich_help_panel=CONVENTIONS
-        ),
+        str | None, convention("Where its data is: data-at-1 (default), data-at-0; or sigma: told σ.")
     ] = None,
-    time_scale: Annotated[
-        float | None, typer.Option(help="Its clock reads this times 0 … 1, as 1000.", rich_help_panel=CONVENTIONS)
-    ] = None,
-    images: Annotated[
-        str | None, typer.Option(help="Its data's range: -1..1 (default), 0..1, 0..255.", rich_help_panel=CONVENTIONS)
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(help="velocity (default), epsilon, data, score, v-prediction.", rich_help_panel=CONVENTIONS),
-    ] = None,
-    path: Annotated[
-        str, typer.Option(help="Its data's and noise's α and σ, for outputs but velocity.", rich_help_panel=CONVENTIONS)
-    ] = "rectified",
-    arguments: Annotated[
-        str | None, typer.Option(help="'t, x' or 'x, t'. Default: by their names.", rich_help_panel=CONVENTIONS)
-    ] = None,
-    conditional: Annotated[
-        bool | None, typer.Option("--conditional", help="It is given labels.", rich_help_panel=CONVENTIONS)
-    ] = None,
-    no_label: Annotated[
-        int | None,
-        typer.Option(help="The label that tells it of none; guidance needs it.", rich_help_panel=CONVENTIONS),
-    ] = None,
-    guidance: Annotated[str | None, typer.Option(help="Weights of guidance: 1,2.", rich_help_panel=CONVENTIONS)] = None,
-    guidance_as: Annotated[
-        str,
-        typer.Option(help="s (s = 1: conditional) or w (w = 0: conditional).", rich_help_panel=CONVENTIONS),
-    ] = "s",
+    time_scale: Annotated[float | None, convention("Its clock reads this times 0 … 1, as 1000.")] = None,
+    images: Annotated[str | None, convention("Its data's range: -1..1 (default), 0..1, 0..255.")] = None,
+    output: Annotated[str | None, convention("velocity (default), epsilon, data, score, v-prediction.")] = None,
+    path: Annotated[str, convention("Its data's and noise's α and σ, for outputs but velocity.")] = "rectified",
+    arguments: Annotated[str | None, convention("'t, x' or 'x, t'. Default: by their names.")] = None,
+    conditional: Annotated[bool | None, convention("It is given labels.", "--conditional")] = None,
+    no_label: Annotated[int | None, convention("The label that tells it of none; guidance needs it.")] = None,
+    guidance: Annotated[str | None, convention("Weights of guidance: 1,2.")] = None,
+    guidance_as: Annotated[str, convention("s (s = 1: conditional) or w (w = 0: conditional).")] = "s",
     solver: Annotated[
         list[str] | None, typer.Option(help="A solver, or {name: …, nfe: […]}. Default: euler. Repeatable.")
     ] = None,
