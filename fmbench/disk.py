@@ -88,6 +88,12 @@ def nearest(path: Path) -> Path:
     return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
+def shipped(name: str) -> Path:
+    """A file or folder that comes with fmbench: inside of the package or, in a checkout, beside it."""
+    package = Path(__file__).parent
+    return next((place for place in (package / name, package.parent / name) if place.exists()), package / name)
+
+
 def named(out: Path | str) -> Path:
     """The path that a user wrote for `out`.
 

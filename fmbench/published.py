@@ -9,20 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 
 import pandas as pd
 
+from .disk import shipped
 from .errors import UserError, unknown
 
-FILE = next(
-    (
-        file
-        for folder in (Path(__file__).parent, Path(__file__).parent.parent)
-        if (file := folder / "results" / "published.csv").is_file()
-    ),
-    Path(__file__).parent / "results" / "published.csv",
-)
+FILE = shipped("results/published.csv")
 
 COLUMNS: dict[str, str] = {
     **dict.fromkeys(["publication", "url"], "string"),
