@@ -62,10 +62,9 @@ def _prepared(
     lists = {name: what[name] for name in ("solvers", "nfe", "metrics", "guidance") if name in what}
     check_lists(set=set, plugins=plugins, **lists)
     load_plugins(plugins)
-    code = [place] if model is not None and not Path(model).is_dir() and (place := split(model)[0]) != model else []
-    if model is not None and model.endswith(".py"):
-        code = [model]
-    for place in code:
+    place, function = ("", "") if model is None or Path(model).is_dir() else split(model)
+    code = [place] if function else []
+    if function:
         admit(place)  # it is named on the command line
     return composed(model, **what), {"set": set, "plugins": [*plugins, *code], **where}
 

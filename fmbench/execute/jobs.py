@@ -275,7 +275,7 @@ class Bench:
         return [stage(spec, self._field(spec.flow), self.device, range(n), *given)]
 
     def _measure(self, spec: MeasureSpec, lacking: Outcome | None) -> Outcome:
-        geometry, steps = geometry_of(self.store, spec.reference) if lacking is None else _lost(spec, lacking)
+        geometry, steps = geometry_of(self.store, spec.reference.key) if lacking is None else _lost(spec, lacking)
         if isinstance(spec.cell, ReferenceSpec):
             facts = self.store.info(spec.cell.key) or {}
             generated, resources = geometry.z1, Resources(facts["nfe"], (facts["took"],), None)
@@ -287,7 +287,9 @@ class Bench:
             resources = Resources(*costs)
         field_ = called_from_cpu(self._field(spec.cell.flow), self.device)
         pairs = pairs_of(self.store, spec.cell.flow.pairs)
-        teacher = None if spec.teacher is None else geometry if lacking else geometry_of(self.store, spec.teacher)[0]
+        teacher = (
+            None if spec.teacher is None else geometry if lacking else geometry_of(self.store, spec.teacher.key)[0]
+        )
         seen = evidence(spec.cell, generated, geometry, resources, field_, steps, pairs, teacher)
         outcome = valued(spec.metric.measure(seen))
         vjps = seen.velocity.vjps if isinstance(seen.velocity, Velocity) else 0

@@ -8,7 +8,7 @@ from functools import lru_cache
 from ..flow.velocity import Field
 from ..metrics.base import Geometry
 from ..stages.flow import FlowSpec, Pairs, PairsSpec, velocity_field
-from ..stages.sample import PILOT, SOLVED, ReferenceSpec
+from ..stages.sample import PILOT, SOLVED
 from ..store import Store
 
 
@@ -36,11 +36,6 @@ def pairs_of(store: Store, spec: PairsSpec | None) -> Pairs | None:
     return None if spec is None else _pairs(store, spec.key)
 
 
-def geometry_of(store: Store, spec: ReferenceSpec) -> tuple[Geometry, int]:
-    """What a reference solve found, and its steps."""
-    return _geometry(store, spec.key)
-
-
 @lru_cache(maxsize=4)
 def _field(store: Store, kept: _Keyed, device: str) -> Field:
     weights = store.read(kept.key).tensors if kept.flow.model.trained else None
@@ -48,7 +43,8 @@ def _field(store: Store, kept: _Keyed, device: str) -> Field:
 
 
 @lru_cache(maxsize=4)
-def _geometry(store: Store, key: str) -> tuple[Geometry, int]:
+def geometry_of(store: Store, key: str) -> tuple[Geometry, int]:
+    """What the reference solve of this key found, and its steps."""
     artefact = store.read(key)
     tensors = {name: artefact.tensors[name] for name in ("z0", *SOLVED)}
     pilot = artefact.info.get("pilot", min(PILOT, len(tensors["z0"])))

@@ -52,10 +52,11 @@ def indices(
 ) -> tuple[Tensor, Tensor]:
     """What `pair_labelled` gives, or a `UserError` where that is not two index tensors of `(B,)`."""
     found = coupling.pair_labelled(x0, x1, label, rng)
-    if not isinstance(found, tuple) or [getattr(index, "shape", None) for index in found] != [x0.shape[:1]] * 2:
-        given = [tuple(getattr(index, "shape", ())) for index in found] if isinstance(found, tuple) else type(found)
+    tensors = isinstance(found, tuple) and all(isinstance(index, Tensor) for index in found)
+    given = [tuple(index.shape) for index in found] if tensors else type(found).__name__
+    if given != [(len(x0),)] * 2:
         raise UserError(
-            f"coupling '{coupling.name}': pair gives {getattr(given, '__name__', given)} for a minibatch of {len(x0)}, "
+            f"coupling '{coupling.name}': pair gives {given} for a minibatch of {len(x0)}, "
             f"not two index tensors (i, j) of shape ({len(x0)},)"
         )
     return found
