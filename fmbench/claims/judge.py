@@ -15,7 +15,7 @@ from ..store import ResultFolder
 from ..table import read_json, records, table_file
 from . import CLAIMS
 from .base import Claim, Contrast
-from .cells import Cells, NotTested
+from .cells import Cells, NotTested, needed
 
 SUPPORTED, REFUTED, INCONCLUSIVE, NOT_TESTED = "supported", "refuted", "inconclusive", "not tested"
 UNPAIRED = (
@@ -121,9 +121,8 @@ def _judged(claim: Claim, cells: Cells) -> tuple[Verdict, Contrast | None]:
     """The verdict with its own p-value, named by the direction in which it points, and the contrast that it shows."""
     blank = Verdict(claim.label(), claim.statement, NOT_TESTED, alpha=claim.alpha, source=claim.source)
     try:
-        contrasts = claim.contrasts(cells)
-        if not contrasts:
-            raise NotTested("missing rows", f"nothing measured that speaks of it: it needs {', '.join(claim.needs())}")
+        lacking = f"nothing measured that speaks of it: it needs {', '.join(claim.needs())}"
+        contrasts = needed(claim.contrasts(cells), "missing rows", lacking)
     except NotTested as obstacle:
         return replace(blank, guard=obstacle.guard, note=obstacle.reason), None
     for contrast in contrasts:
