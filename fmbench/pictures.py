@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .naming import flow_columns
+from .naming import FLOW_COLUMNS, flow_columns
 from .plan import Plan
 from .stages.sample import ReferenceSpec, SampleSpec
 from .store import Store
@@ -52,8 +52,7 @@ def pictures(plan: Plan, store: Store) -> bytes:
 
 
 def _but_seed(columns: dict[str, Any]) -> tuple[Any, ...]:
-    names = ("data", "method", "source", "path", "coupling", "times", "model", "prediction")
-    return tuple(columns[name] for name in names)
+    return tuple(columns[name] for name in FLOW_COLUMNS if name != "seed")
 
 
 def _named(columns: dict[str, Any]) -> dict[str, Any]:

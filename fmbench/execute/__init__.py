@@ -54,12 +54,6 @@ class Missing:
         return sum(job.amounts().get(what, 0) for job in self.jobs)
 
 
-def stored(store: Store, key: str) -> Outcome | None:
-    """The outcome of a value measured before, or None."""
-    info = store.info(key)
-    return None if info is None else Outcome(**info)
-
-
 def missing(plan: Plan, store: Store, workers: int = 1, devices_per_flow: int = 1) -> Missing:
     """Compares a plan with the store, and cuts what is left into jobs for so many workers.
 
@@ -69,7 +63,7 @@ def missing(plan: Plan, store: Store, workers: int = 1, devices_per_flow: int = 
         UserError: a batch of what is to be trained cannot be shared by so many devices.
     """
     specs = {cell.spec.key: cell.spec for cell in plan.cells}
-    outcomes = {key: found for key in specs if (found := stored(store, key)) is not None}
+    outcomes = {key: Outcome(**info) for key in specs if (info := store.info(key)) is not None}
     alone = [spec for key, spec in specs.items() if key not in outcomes and not isinstance(spec, MeasureSpec)]
     measures = [spec for key, spec in specs.items() if key not in outcomes and isinstance(spec, MeasureSpec)]
 

@@ -142,17 +142,14 @@ class Bench:
         """The outcome of every key that the job provides. Only what ends the run escapes: a refused write, and what
         another process cannot know."""
         with products("float32", self.device):  # unless a stage says otherwise
-            return self._run(job)
-
-    def _run(self, job: Job) -> dict[str, Outcome]:
-        if isinstance(job, TrainJob):
-            return self._train(job.flows)
-        if isinstance(job, PairsJob):
-            return {job.pairs.key: self._attempt(partial(self._pairs, job.pairs))}
-        if isinstance(job, CellJob):
-            return self._cell(job.cell, job.measures, job.lacking)
-        if isinstance(job, AloneJob):
-            return {job.value.key: self._alone(job.value)}
+            if isinstance(job, TrainJob):
+                return self._train(job.flows)
+            if isinstance(job, PairsJob):
+                return {job.pairs.key: self._attempt(partial(self._pairs, job.pairs))}
+            if isinstance(job, CellJob):
+                return self._cell(job.cell, job.measures, job.lacking)
+            if isinstance(job, AloneJob):
+                return {job.value.key: self._alone(job.value)}
         raise TypeError(f"no job: {job!r}")
 
     def _train(self, flows: Sequence[FlowSpec]) -> dict[str, Outcome]:
@@ -275,7 +272,10 @@ class Bench:
         return [stage(spec, self._field(spec.flow), self.device, range(n), *given)]
 
     def _measure(self, spec: MeasureSpec, lacking: Outcome | None) -> Outcome:
-        geometry, steps = geometry_of(self.store, spec.reference.key) if lacking is None else _lost(spec, lacking)
+        nothing: Any = lacking and Lacking(Lost(lacking))  # in place of what the reference solve failed to find
+        geometry, steps = (
+            (nothing, spec.reference.max_steps) if lacking else geometry_of(self.store, spec.reference.key)
+        )
         if isinstance(spec.cell, ReferenceSpec):
             facts = self.store.info(spec.cell.key) or {}
             generated, resources = geometry.z1, Resources(facts["nfe"], (facts["took"],), None)
@@ -336,8 +336,3 @@ class Bench:
             raise
         except Exception as error:
             return failure(error)
-
-
-def _lost(spec: MeasureSpec, outcome: Outcome) -> tuple[Any, int]:
-    """In place of `geometry_of`, where the reference solve failed."""
-    return Lacking(Lost(outcome)), spec.reference.max_steps

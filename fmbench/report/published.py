@@ -17,13 +17,8 @@ from .tables import Cell, Grid, interval_cell
 Row = dict[str, Any]
 
 FINE = 50  # calls from which a solve is held against our reference solve as if it were one
-UNBIASED = {
-    "npe",
-    "path_energy",
-    "nll",
-    "bits_per_dim",
-    "nfe",
-}  # more samples make these surer, not lower (npe: hardly)
+UNBIASED = {"npe", "path_energy", "nll", "bits_per_dim", "nfe"}
+"""More samples make these surer, not lower (npe: hardly)."""
 
 
 class Notes:
