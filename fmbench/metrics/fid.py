@@ -69,7 +69,7 @@ class FeatureMetric(Metric):
         return self._against(data, take_up_to(data, "test", self.n or n, seed)) if self.has_floor(data) else None
 
     def _against(self, data: Data, x: Tensor) -> Estimate:
-        real = reference(data, "train", self.extractor)
+        real = reference(data, self.extractor)
         estimate = self.compare(summarise(x, self.extractor), real.summary)
         weights = self.extractor.weights()
         features = f"features {self.features}" + (f" (weights sha256 {weights})" if weights else "")
