@@ -25,7 +25,7 @@ from .stages.flow import FlowSpec, PairsSpec
 from .stages.measure import AloneSpec, FloorSpec, GivenSpec, MeasureSpec, PairingSpec, TruthSpec, exact
 from .stages.minibatches import steps_in_advance
 from .stages.sample import ReferenceSpec, SampleSpec
-from .table import FLOOR, GIVEN, REFERENCE, TRUTH
+from .table import FLOOR, GIVEN, REFERENCE, TRUTH, bare
 
 KEPT = 2**24  # numbers in a cell's samples that are stored without being asked for
 
@@ -350,7 +350,7 @@ def _filtered(cells: list[Cell], rule: str) -> list[Cell]:
     kept = []
     for cell in cells:
         value = cell.columns.get(column)
-        names = {_text(value), _text(value).partition("[")[0]}
+        names = {_text(value), bare(_text(value))}
         have.add(_text(value))
         # Floors have no flow, values of the flow no solver to be filtered by: they stay with what they explain.
         inapplicable = (
@@ -362,7 +362,7 @@ def _filtered(cells: list[Cell], rule: str) -> list[Cell]:
         if inapplicable or names & wanted:
             kept.append(cell)
     for value in wanted:
-        if not value or value not in have | {name.partition("[")[0] for name in have}:
+        if not value or value not in have | set(map(bare, have)):
             raise unknown(f"{column} in this suite", value, have - {""})
     return kept
 

@@ -37,6 +37,7 @@ from .registry import Component
 from .solvers import SOLVERS
 from .stages.arithmetic import Precision
 from .stages.flow import PairsSettings, TrainSettings
+from .table import bare
 
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]  # a column of the table holds it
 Round = Annotated[int, Field(ge=0, le=100)]  # each trains all the rounds below it
@@ -197,7 +198,7 @@ class Difference(Strict):
     def _known_names(cls, names: list[str], info: ValidationInfo) -> list[str]:
         for name in names:
             valid = (DATA if info.field_name == "data" else METRICS).names()
-            if name.partition("[")[0] not in valid:
+            if bare(name) not in valid:
                 raise ValueError(str(unknown(info.field_name or "", name, valid)))
         return names
 

@@ -152,6 +152,11 @@ def freedom_of(row: Mapping[str, Any]) -> float:
     return math.inf if freedom is None else float(freedom)
 
 
+def bare(label: Any) -> str:
+    """The name in a label: `ve` of `ve[sigma_max=9]`."""
+    return str(label).partition("[")[0]
+
+
 def cell_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a row, as `records` gives it, measures: equal for the seeds of one cell.
 
@@ -183,7 +188,7 @@ def flow_labels(table: pd.DataFrame) -> pd.Series:
 
 def _same_name(column: pd.Series) -> str | None:
     """The component that all values of a column are, where they differ in its parameters alone."""
-    names = {str(value).partition("[")[0] for value in column.dropna()}
+    names = set(map(bare, column.dropna()))
     return names.pop() if COLUMNS[str(column.name)] == "string" and len(names) == 1 else None
 
 

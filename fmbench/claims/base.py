@@ -12,9 +12,9 @@ from pydantic import Field
 from ..contrasts import Difference, combination
 from ..errors import UserError
 from ..registry import Component
-from ..table import FLOOR, REFERENCE, TRUTH
+from ..table import FLOOR, REFERENCE, TRUTH, bare
 from .axes import Side, holds, words
-from .cells import Cell, Cells, bare, needed
+from .cells import Cell, Cells, needed
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..contrasts import Row, by_seed, mean, mean_value
 from ..paired import REUSED, SPREAD
-from ..table import FLOOR, FLOW, IDENTITY, REFERENCE, SAMPLER, TASK, TRUTH, cell_key
+from ..table import FLOOR, FLOW, IDENTITY, REFERENCE, SAMPLER, TASK, TRUTH, bare, cell_key
+from .axes import takes
 
 Found = TypeVar("Found", bound=Collection[Any])
 
@@ -116,7 +117,7 @@ class Cells:
         Raises:
             NotTested: a seed of such a cell has no value, unless `broken`: then such cells are left out.
         """
-        found = [c for c in self.measured if metric in (c["metric"], c.metric) and _matches(c, where)]
+        found = self._named(metric, lambda cell: all(takes(cell[column], wanted) for column, wanted in where.items()))
         return [cell for cell in found if cell.sound] if broken else [_whole(cell) for cell in found]
 
     def partners(self, cell: Cell, free: set[str] | None = None, **where: Any) -> list[Cell]:
@@ -152,8 +153,11 @@ class Cells:
         return max(needed(sampled, "missing rows", f"no {metric} of {cell.flow}"), key=lambda found: found.nfe)
 
     def _of_flow(self, cell: Cell, metric: str) -> list[Cell]:
-        same = (c for c in self.measured if metric in (c["metric"], c.metric))
-        return [found for found in same if all(_agree(found, cell, name) for name in (*TASK, *FLOW))]
+        return self._named(metric, lambda found: all(_agree(found, cell, name) for name in (*TASK, *FLOW)))
+
+    def _named(self, metric: str, wanted: Callable[[Cell], bool]) -> list[Cell]:
+        """The wanted cells of a metric, named with its parameters or without."""
+        return [cell for cell in self.measured if metric in (cell["metric"], cell.metric) and wanted(cell)]
 
     def spread_of(self, cell: Cell) -> Cell | None:
         """E‖Z1 − E Z1‖² of the flow's ends, with its values sample by sample; None where a seed's are not kept."""
@@ -190,11 +194,6 @@ class Cells:
         return float(facts["std"]) * math.sqrt(facts["dims"])
 
 
-def bare(label: str) -> str:
-    """`ve[sigma_max=9]` is a `ve`."""
-    return label.partition("[")[0]
-
-
 def stderr_of(row: Row) -> float:
     return math.inf if row["stderr"] is None else float(row["stderr"])
 
@@ -202,15 +201,6 @@ def stderr_of(row: Row) -> float:
 def _settings(cell: Cell) -> list[str]:
     outcomes = ("nfe", "steps") if cell["rtol"] is not None or cell["solver"] == REFERENCE else ()
     return [name for name in IDENTITY if name not in (*outcomes, "unit", "higher_is_better", "suite")]
-
-
-def _matches(cell: Cell, where: Mapping[str, Any]) -> bool:
-    for column, wanted in where.items():
-        value = cell[column]
-        names = {value, bare(value)} if isinstance(value, str) else {value}
-        if not names & set(wanted if isinstance(wanted, (list, tuple, set)) else [wanted]):
-            return False
-    return True
 
 
 def _agree(a: Cell, b: Cell, column: str) -> bool:

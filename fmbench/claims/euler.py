@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from ..table import bare
 from .axes import Some
 from .base import Claim, Contrast, at_most, no_more
-from .cells import Cell, Cells, bare, needed
+from .cells import Cell, Cells, needed
 from .curves import curves
 from .guards import ALONE, same_noise
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from ..contrasts import Difference, mean
 from ..errors import UserError
-from ..table import FLOW, TASK
+from ..table import FLOW, TASK, bare
 from .axes import ADAPTIVE
 from .base import Claim, Contrast
-from .cells import Cell, Cells, bare, needed
+from .cells import Cell, Cells, needed
 
 FEWEST = 5  # flows whose ranks can tell: with four, even the perfect order comes by chance once in 24
 

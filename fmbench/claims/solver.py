@@ -10,9 +10,10 @@ from pydantic import Field
 
 from ..contrasts import Difference, combination
 from ..solvers import SOLVERS
+from ..table import bare
 from .axes import Some
 from .base import Claim, Contrast, Pairwise
-from .cells import Cell, Cells, bare, needed
+from .cells import Cell, Cells, needed
 from .curves import curves, slope_weights
 from .guards import integration_error, same_noise
 

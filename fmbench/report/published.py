@@ -9,9 +9,8 @@ import pandas as pd
 
 from .. import published
 from ..grouping import grouped
-from ..published import bare_name
 from ..results import Results
-from ..table import REFERENCE, of_flows, records
+from ..table import REFERENCE, bare, of_flows, records
 from .tables import Cell, Grid, interval_cell
 
 Row = dict[str, Any]
@@ -93,7 +92,7 @@ def beside_grid(results: Results) -> Grid | None:
 
 def _is_about(difference: Row, ours: Row) -> bool:
     """Whether a `schema.Difference` of the resolved suite speaks of this value."""
-    names = {"data": {ours["data"], bare_name(ours["data"])}, "method": {ours["method"]}, "metric": {ours["metric"]}}
+    names = {"data": {ours["data"], bare(ours["data"])}, "method": {ours["method"]}, "metric": {ours["metric"]}}
     return all(not difference[what] or names[what].intersection(difference[what]) for what in names)
 
 
@@ -147,7 +146,7 @@ def _sampler(row: Row) -> str:
 
 
 def _place(data: str | None, source: str | None, method: str | None, metric: str | None) -> tuple[str, ...]:
-    return tuple(bare_name(str(label)) for label in (data, source, method, metric))
+    return tuple(map(bare, (data, source, method, metric)))
 
 
 def _likeness(ours: Row, theirs: Row) -> tuple[bool, bool, bool, float]:

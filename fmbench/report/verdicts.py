@@ -9,11 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from ..claims.cells import bare
 from ..errors import UserError
 from ..grouping import grouped
 from ..results import Results
-from ..table import FLOOR, REFERENCE, TRUTH, read_json, records
+from ..table import FLOOR, REFERENCE, TRUTH, bare, read_json, records
 
 Verdict = Mapping[str, Any]
 
