@@ -60,6 +60,7 @@ METRICS: Registry[Metric] = Registry(
         "pair_memorisation": "fmbench.metrics.memorisation:PairMemorisation",
         "reference_error": "fmbench.metrics.reference:ReferenceError",
         "nfe": "fmbench.metrics.cost:NFE",
+        "flops": "fmbench.metrics.operations:FLOPs",
         "seconds": "fmbench.metrics.cost:Seconds",
         "samples_per_second": "fmbench.metrics.cost:SamplesPerSecond",
         "peak_memory_mb": "fmbench.metrics.cost:PeakMemory",

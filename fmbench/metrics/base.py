@@ -95,6 +95,7 @@ class Evidence(Pairing):
     source_log_density: Callable[[Tensor], Tensor] | None = None  # of the state at t = 0
     conditional: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None  # v(t, x, label) of a conditional flow
     labelled: Callable[[int], Labelled] | None = None  # of a conditional flow: as `coupled`, with its labels
+    ask: Callable[[int], Tensor] | None = None  # one network call at t = 0 on n copies of a sample, with its label
     end_time: float = 1.0  # the flow is integrated over [0, end_time]
     distilled: int = 0  # steps k of a student, which is asked at 0, 1/k, …, (k − 1)/k and at no other time
     reference_steps: int = 100  # fixed RK4 steps that make the reference solve accurate

@@ -281,7 +281,7 @@ def terminal_pivot(results: Results, width: int = 100, metric: str | None = None
         short = {flow: [re.sub(SHORTEN, r"\1\2\3", text) for text in table[flow]] for flow in flows}
         table = pd.DataFrame(short, index=table.index)
     if _width(table) > width:
-        long = pd.DataFrame(table.stack(), columns=[metric])
+        long = pd.DataFrame(table.rename_axis(columns="flow").stack(), columns=[metric])
         table = long[long[metric] != ""]
     table.attrs = {"title": made[0][1].title if made else metric}
     return table

@@ -112,7 +112,7 @@ def evidence(
     teacher: Geometry | None = None,
 ) -> Evidence:
     """What a metric may look at in this cell. `steps` are those of the reference solve, `pairs` the flow's reflow pairs."""
-    flow, oracle = cell.flow, exact_field(cell.flow)
+    flow, oracle, label = cell.flow, exact_field(cell.flow), asked_labels(cell)
     drawn = (flow.data, flow.source, flow.coupling, flow.train.batch, cell.sample_seed, pairs)
     return Evidence(
         data=flow.data,
@@ -124,11 +124,12 @@ def evidence(
         fixed=None if pairs is None else len(pairs[0]),
         path=flow.path,
         generated=generated,
-        label=asked_labels(cell),
+        label=label,
         geometry=geometry,
         resources=resources,
         teacher=teacher,
         velocity=Velocity(unlabelled(flow, field), path=flow.path),
+        ask=partial(_ask, field, generated[:1], None if label is None else label[:1]),
         conditional=None if flow.classes is None else partial(_conditional, field, cell.guidance),
         oracle=None if oracle is None else unlabelled(flow, oracle),
         source_log_density=start_log_density(flow) if flow.model.dense else None,
@@ -237,6 +238,12 @@ def _conditional(field: Field, guidance: float, t: Tensor, x: Tensor, label: Ten
             f"guidance = {guidance:g}: the loss on pairs is that of the velocity that was trained, which is not guided"
         )
     return field(t, x, label)
+
+
+def _ask(field: Field, x: Tensor, label: Tensor | None, n: int) -> Tensor:
+    """One call of the field at t = 0 on n copies of x `(1, *shape)`, with its label `(1,)`."""
+    given = [] if label is None else [label.repeat(n)]
+    return field(torch.zeros((), dtype=torch.float64), torch.cat([x] * n), *given)
 
 
 def start_log_density(flow: FlowSpec) -> Callable[[Tensor], Tensor]:

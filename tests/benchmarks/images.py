@@ -28,11 +28,11 @@ vision = harness.peer("torchvision", INSTALL)
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from fmbench.data.base import FiniteData, Split  # noqa: E402
 from fmbench.flow import COUPLINGS, PATHS  # noqa: E402
 from fmbench.flow.times import TIMES  # noqa: E402
+from fmbench.metrics.operations import operations  # noqa: E402
 from fmbench.models import MODELS, Model  # noqa: E402
 from fmbench.randomness import generator  # noqa: E402
 from fmbench.recipes import RECIPES  # noqa: E402
@@ -172,9 +172,7 @@ def waited(device: str) -> None:
 def flops(model: Model) -> int:
     """Operations of one training image: the network's products forward, and twice as many backward."""
     network = model.network((3, 32, 32), [0])
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1), torch.zeros(1, 3, 32, 32))
-    return 3 * counter.get_total_flops()
+    return 3 * operations(lambda n: network(torch.zeros(n), torch.zeros(n, 3, 32, 32)))
 
 
 def main() -> None:

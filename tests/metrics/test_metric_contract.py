@@ -28,7 +28,12 @@ PARAMETERS = {  # of image metrics, so that they measure 24 images without weigh
 }  # fmt: skip
 EVERY = [METRICS.build({"name": name, **PARAMETERS.get(name, {})}) for name in METRICS.names()]
 FLOW = GaussianFlow((1.0, -0.5), (0.5, 2.0))
-WITHOUT_SPREAD = {"nfe", "distinct_pairs", "coupling_label_skew"}  # here: counts, and one label that can skew nothing
+WITHOUT_SPREAD = {
+    "flops",
+    "nfe",
+    "distinct_pairs",
+    "coupling_label_skew",
+}  # here: counts, and one label that can skew nothing
 COUNTS = {"precision", "recall"}  # shares of a few images: two draws may agree
 DIGITS = DATA.build("digits")
 each = pytest.mark.parametrize("metric", EVERY, ids=[metric.name for metric in EVERY])

@@ -21,6 +21,7 @@ from fmbench.metrics.fid import FeatureDistance
 from fmbench.metrics.geometry import TransportCost, TransportCostL1, TransportCostL2, TransportCostPower
 from fmbench.metrics.inception_score import InceptionScore
 from fmbench.metrics.marginals import EnergyCoefficient, MarginalPValue
+from fmbench.metrics.operations import FLOPs
 from fmbench.metrics.reference import ReferenceError as ReferenceSolveError
 from fmbench.statistics import Estimate, mean
 
@@ -43,6 +44,11 @@ def displaced() -> Evidence:
 
 def timed() -> Evidence:
     return replace(FLOW.evidence(100), resources=Resources(nfe=8, seconds=(0.2, 0.8), peak_memory_mb=12.0))
+
+
+def multiplied() -> Evidence:
+    """A network that is one matrix, 2 × 2."""
+    return replace(timed(), ask=lambda n: torch.zeros(n, 2) @ torch.zeros(2, 2))
 
 
 def unbalanced() -> Evidence:
@@ -77,6 +83,8 @@ CASES: dict[str, tuple[Metric, Callable[[], Evidence], float, Twin]] = {
         SamplesPerSecond(), timed, 200, lambda e: mean(100 / torch.tensor(e.resources.seconds))),
     "peak_memory_mb, in bytes": (
         PeakMemory(), timed, 12, lambda e: Estimate((e.resources.peak_memory_mb or 0) * 2**20, 0, 1)),
+    "flops, a product counted without its sum": (
+        FLOPs(), multiplied, 8 * 2 * 4, lambda e: Estimate(8 * 4, 0, 1)),
     "transport_cost, per dimension": (
         TransportCost(), displaced, 25, lambda e: mean(e.geometry.displacement.square().mean(1))),
     "transport_cost_l1, the Euclidean norm": (

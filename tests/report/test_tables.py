@@ -30,6 +30,7 @@ def test_terminal_pivot_fits_and_loses_nothing(run: Results) -> None:
         table = terminal_pivot(run, width)
         assert max(map(len, table.to_string().splitlines())) <= width
     values = terminal_pivot(run, 40)  # long: one line a value
+    assert values.index.names == ["solver", "nfe", "flow"]
     assert (values["w2"] != "").all()
     assert len(values) == 24 * 5 + 2 * 5 + 5  # fixed budgets, the adaptive solver with its calls, the floor
     wide = terminal_pivot(run, 100)
