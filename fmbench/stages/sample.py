@@ -26,8 +26,8 @@ from ..memory import PeakMemory, fitting
 from ..metrics.base import Geometry, Resources
 from ..randomness import stream
 from ..solvers.base import Solution, Solver
-from ..solvers.fourth_order import RK4
 from ..solvers.grids import Grid
+from ..solvers.runge_kutta import RK4
 from ..statistics import mean
 from .arithmetic import Precision, faster, products
 from .flow import FlowSpec
