@@ -12,19 +12,18 @@ from .data import DATA
 from .data.base import Data
 from .errors import UserError, unknown
 from .flow import PATHS
-from .foreign import admit
 from .metrics import METRICS
 from .models import MODELS
 from .models.brought import split
 from .models.external import External
-from .plugins import load_plugins
+from .plugins import admit, load_plugins
 from .results import Results
 from .solvers import SOLVERS
 
 CALLS = [1, 2, 4, 8, 16, 32]  # network calls of Euler's method, unless solvers are named
 OF_VECTORS = ["w2", "sliced_w2", "transport_cost", "straightness"]
-WHERE = ("device", "workers", "ray", "devices_per_flow")
 OF_IMAGES = ["fd_pixels", "transport_cost", "straightness"]
+WHERE = ("device", "workers", "ray", "devices_per_flow")  # it is computed
 
 
 def evaluate(

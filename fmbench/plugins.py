@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -61,6 +61,19 @@ def admit(place: str) -> Foreign:
         content = Path(module.__file__).read_bytes() if module.__file__ else module.__name__.encode()
     _named[_resolved(place)] = found = Foreign(module, hashlib.sha256(content).hexdigest())
     return found
+
+
+def load_plugins(files: Sequence[str | Path]) -> None:
+    """Imports each file, or module, once; its `@REGISTRY.register` decorators do the rest.
+
+    Raises:
+        UserError: one is missing or cannot be imported.
+    """
+    for file in files:
+        try:
+            admit(str(file))
+        except UserError as error:
+            raise UserError(f"--plugin {error}") from error.__cause__
 
 
 @contextlib.contextmanager

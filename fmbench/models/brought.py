@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, unknown
-from ..foreign import importing_from, named
+from ..plugins import importing_from, named
 from ..randomness import seed_of
 
 Arguments = Literal["auto", "t, x", "x, t"]
