@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +12,17 @@ from .results import Results
 def told_apart(results: Sequence[Results]) -> list[Results]:
     """The results, those of equal names labelled with the shortest end of their folders' paths that tells them apart.
 
-    A folder that is given again is numbered, as are results of one name that have none.
+    A folder that is given again is numbered.
     """
     folders = [None if each.directory is None else each.directory.resolve() for each in results]
-    labelled, given = [], Counter[tuple[str, Path | None]]()
-    for each, folder in zip(results, folders, strict=True):
-        others = [
-            f for f, one in zip(folders, results, strict=True) if one.name == each.name and f not in (folder, None)
-        ]
-        label = each.name if folder is None else _end(folder, others) or each.name
-        given[each.name, folder] += 1
-        count = given[each.name, folder]
-        labelled.append(replace(each, label=f"{label} ({count})" if count > 1 else label))
+    labelled = []
+    for place, (each, folder) in enumerate(zip(results, folders, strict=True)):
+        if folder is not None:
+            namesakes = [f for f, one in zip(folders, results, strict=True) if f is not None and one.name == each.name]
+            label = _end(folder, [other for other in namesakes if other != folder]) or each.name
+            before = folders[:place].count(folder)
+            each = replace(each, label=f"{label} ({before + 1})" if before else label)
+        labelled.append(each)
     return labelled
 
 

@@ -18,7 +18,6 @@ from markupsafe import Markup
 
 from ..errors import UserError
 from ..identity import key_of
-from ..namesakes import told_apart
 from ..results import Results
 from ..store import Store, write_atomically
 from . import charts, pictures, tables
@@ -69,7 +68,7 @@ def render_page(results: Sequence[Results]) -> str:
     Raises:
         UserError: a result is empty, or its pictures or claims cannot be read.
     """
-    results = told_apart(results)
+    results = _distinct(results)
     sections = [_section(result, f"r{place}") for place, result in enumerate(results)]
     together = _together(results) if len(results) > 1 else None
     environment = jinja2.Environment(
@@ -191,6 +190,17 @@ def _claims(results: Results) -> list[dict[str, Any]]:
         }
         for claim in recorded(results)
     ]
+
+
+def _distinct(results: Sequence[Results]) -> list[Results]:
+    """The results under names that differ: equal folder names get a number."""
+    names: dict[str, int] = {}
+    named = []
+    for result in results:
+        names[result.name] = names.get(result.name, 0) + 1
+        count = names[result.name]
+        named.append(replace(result, label=f"{result.name} ({count})" if count > 1 else result.name))
+    return named
 
 
 def _together(results: Sequence[Results]) -> dict[str, Any]:
