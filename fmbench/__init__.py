@@ -8,10 +8,12 @@ results.pivot("w2")       # metric against NFE, one column a method
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = ["Results", "__version__", "evaluate", "run"]
+WHERE = {"run": "fmbench.api", "evaluate": "fmbench.evaluation", "Results": "fmbench.results"}
 
 if TYPE_CHECKING:
     from .api import run
@@ -25,16 +27,6 @@ def __dir__() -> list[str]:  # what `fmbench.<tab>` offers
 
 def __getattr__(name: str) -> Any:
     # Imported when first used: `fmbench --help` must not wait for torch.
-    if name == "run":
-        from .api import run
-
-        return run
-    if name == "evaluate":
-        from .evaluation import evaluate
-
-        return evaluate
-    if name == "Results":
-        from .results import Results
-
-        return Results
-    raise AttributeError(f"module 'fmbench' has no attribute '{name}'")
+    if name not in WHERE:
+        raise AttributeError(f"module 'fmbench' has no attribute '{name}'")
+    return getattr(importlib.import_module(WHERE[name]), name)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from . import paired
+from . import by_sample, paired
 from .board import TensorBoard
 from .claims.judge import judge
 from .disk import named
@@ -183,7 +183,7 @@ def run(
             page.result()
         table = frame(rows(plan, outcomes))
         facts = manifest(plan, outcomes, store, used)
-        per_sample = paired.gather(plan, store) if plan.suite.claims else {}
+        per_sample = by_sample.gather(plan, store) if plan.suite.claims else {}
         verdicts = [v.record() for v in judge(Results(table, facts), plan.suite.claims, per_sample)]
         judged = (folder.read_json("claims.json") or []) == verdicts
         if not work.jobs and judged and folder.holds(table, facts):
@@ -235,9 +235,9 @@ def _after_the_table(directory: Path) -> Iterator[None]:
 
 
 def _prepared_page() -> None:
-    from .report.page import prepare
+    from .report.page import vega
 
-    prepare()
+    vega()
 
 
 def _suite(suite: str | os.PathLike[str] | dict[str, Any] | Suite, overrides: Sequence[str]) -> Suite:

@@ -13,18 +13,7 @@ import typer
 from . import cli_options as options
 from . import terminal
 from .cli_evaluate import evaluate
-from .cli_options import (
-    DataRoot,
-    Device,
-    DevicesPerFlow,
-    DryRun,
-    InceptionWeights,
-    Overrides,
-    Plugins,
-    Quiet,
-    Ray,
-    Workers,
-)
+from .disk import named
 from .errors import UserError, guess, unknown
 
 app = typer.Typer(
@@ -74,22 +63,22 @@ def run(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(parser=options.out, metavar="DIR", help="Folder of the results. Default: results/<suite>."),
+        typer.Option(parser=named, metavar="DIR", help="Folder of the results. Default: results/<suite>."),
     ] = None,
-    overrides: Overrides = None,
+    overrides: options.Overrides = None,
     only: Annotated[list[str] | None, typer.Option(help="Keep only the cells with column=value. Repeatable.")] = None,
-    device: Device = None,
-    workers: Workers = None,
-    ray: Ray = None,
-    devices_per_flow: DevicesPerFlow = 1,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-    data_root: DataRoot = None,
-    inception_weights: InceptionWeights = None,
+    device: options.Device = None,
+    workers: options.Workers = None,
+    ray: options.Ray = None,
+    devices_per_flow: options.DevicesPerFlow = 1,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    data_root: options.DataRoot = None,
+    inception_weights: options.InceptionWeights = None,
     log: Annotated[
         str | None, typer.Option(help="tensorboard: loss and throughput of the trainings, in <out>/tensorboard.")
     ] = None,
-    plugin: Plugins = None,
+    plugin: options.Plugins = None,
 ) -> None:
     """Run a suite: train its flows, sample them, measure them, leave a table and a report.
 
@@ -121,7 +110,7 @@ app.command()(evaluate)
 @app.command("list")
 def list_(
     kind: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "suites",
-    plugin: Plugins = None,
+    plugin: options.Plugins = None,
 ) -> None:
     """List suites or components, each with a line about it.
 
@@ -156,7 +145,7 @@ def show(
             help="A shipped suite, the path of a YAML file, or what `fmbench list` names: a claim, a metric, a solver …",
         ),
     ],
-    plugin: Plugins = None,
+    plugin: options.Plugins = None,
 ) -> None:
     """Print a suite's YAML: the whole definition of the experiment, and a start for your own. Or what a component is: its
     parameters with defaults and ranges, unit, direction, source; of a claim effect, decision rule, metrics, axes and guards.
@@ -198,7 +187,7 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            parser=options.out,
+            parser=named,
             metavar="FILE",
             help="File to write. Default: DIR/report.html, or standard output for text.",
         ),
@@ -321,7 +310,7 @@ def claims(
         typer.Option("--claim", help="Judge this claim (see `fmbench list claims`), not the suite's. Repeatable."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a claim is refuted.")] = False,
-    plugin: Plugins = None,
+    plugin: options.Plugins = None,
 ) -> None:
     """Judge the claims of a result's suite again, from its table: supported, refuted, inconclusive or not tested.
 

@@ -9,21 +9,13 @@ import typer
 
 from . import cli_options as options
 from . import terminal
-from .cli_options import (
-    DataRoot,
-    Device,
-    DevicesPerFlow,
-    DryRun,
-    InceptionWeights,
-    Overrides,
-    Plugins,
-    Quiet,
-    Ray,
-    Workers,
-)
+from .disk import named
 from .errors import UserError
 
-CONVENTIONS = "Conventions of the model"
+
+def convention(help: str, *names: str) -> Any:
+    """An option that says how the model was made."""
+    return typer.Option(*names, help=help, rich_help_panel="Conventions of the model")
 
 
 def evaluate(
@@ -39,39 +31,17 @@ def evaluate(
         str | None, typer.Option(help="The module's state: .safetensors, or .pt of tensors alone.")
     ] = None,
     time: Annotated[
-        str | None,
-        typer.Option(
-            help="Where its data is: data-at-1 (default), data-at-0; or sigma: told σ.", rich_help_panel=CONVENTIONS
-        ),
+        str | None, convention("Where its data is: data-at-1 (default), data-at-0; or sigma: told σ.")
     ] = None,
-    time_scale: Annotated[
-        float | None, typer.Option(help="Its clock reads this times 0 … 1, as 1000.", rich_help_panel=CONVENTIONS)
-    ] = None,
-    images: Annotated[
-        str | None, typer.Option(help="Its data's range: -1..1 (default), 0..1, 0..255.", rich_help_panel=CONVENTIONS)
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(help="velocity (default), epsilon, data, score, v-prediction.", rich_help_panel=CONVENTIONS),
-    ] = None,
-    path: Annotated[
-        str, typer.Option(help="Its data's and noise's α and σ, for outputs but velocity.", rich_help_panel=CONVENTIONS)
-    ] = "rectified",
-    arguments: Annotated[
-        str | None, typer.Option(help="'t, x' or 'x, t'. Default: by their names.", rich_help_panel=CONVENTIONS)
-    ] = None,
-    conditional: Annotated[
-        bool | None, typer.Option("--conditional", help="It is given labels.", rich_help_panel=CONVENTIONS)
-    ] = None,
-    no_label: Annotated[
-        int | None,
-        typer.Option(help="The label that tells it of none; guidance needs it.", rich_help_panel=CONVENTIONS),
-    ] = None,
-    guidance: Annotated[str | None, typer.Option(help="Weights of guidance: 1,2.", rich_help_panel=CONVENTIONS)] = None,
-    guidance_as: Annotated[
-        str,
-        typer.Option(help="s (s = 1: conditional) or w (w = 0: conditional).", rich_help_panel=CONVENTIONS),
-    ] = "s",
+    time_scale: Annotated[float | None, convention("Its clock reads this times 0 … 1, as 1000.")] = None,
+    images: Annotated[str | None, convention("Its data's range: -1..1 (default), 0..1, 0..255.")] = None,
+    output: Annotated[str | None, convention("velocity (default), epsilon, data, score, v-prediction.")] = None,
+    path: Annotated[str, convention("Its data's and noise's α and σ, for outputs but velocity.")] = "rectified",
+    arguments: Annotated[str | None, convention("'t, x' or 'x, t'. Default: by their names.")] = None,
+    conditional: Annotated[bool | None, convention("It is given labels.", "--conditional")] = None,
+    no_label: Annotated[int | None, convention("The label that tells it of none; guidance needs it.")] = None,
+    guidance: Annotated[str | None, convention("Weights of guidance: 1,2.")] = None,
+    guidance_as: Annotated[str, convention("s (s = 1: conditional) or w (w = 0: conditional).")] = "s",
     solver: Annotated[
         list[str] | None, typer.Option(help="A solver, or {name: …, nfe: […]}. Default: euler. Repeatable.")
     ] = None,
@@ -81,20 +51,18 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the noise.", min=0)] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(
-            parser=options.out, metavar="DIR", help="Folder of the results. Default: results/<name of the model>."
-        ),
+        typer.Option(parser=named, metavar="DIR", help="Folder of the results. Default: results/<name of the model>."),
     ] = None,
-    overrides: Overrides = None,
-    device: Device = None,
-    workers: Workers = None,
-    ray: Ray = None,
-    devices_per_flow: DevicesPerFlow = 1,
-    dry_run: DryRun = False,
-    quiet: Quiet = False,
-    plugin: Plugins = None,
-    data_root: DataRoot = None,
-    inception_weights: InceptionWeights = None,
+    overrides: options.Overrides = None,
+    device: options.Device = None,
+    workers: options.Workers = None,
+    ray: options.Ray = None,
+    devices_per_flow: options.DevicesPerFlow = 1,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    plugin: options.Plugins = None,
+    data_root: options.DataRoot = None,
+    inception_weights: options.InceptionWeights = None,
 ) -> None:
     """Measure a flow of your own, or samples alone: the same table and report as `run` leaves.
 

@@ -21,13 +21,6 @@ def _told(variable: str) -> Callable[[Path | None], Path | None]:
     return tell
 
 
-def out(text: str) -> Path:
-    """Parses --out."""
-    from .disk import named
-
-    return named(text)
-
-
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a key of the suite: flow.seed=[0,1]. Repeatable.")
 ]

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
+from .grouping import grouped
 from .statistics import satterthwaite, within
 from .table import freedom_of
 
@@ -110,10 +111,7 @@ def combination(terms: Sequence[tuple[float, Sequence[Row]]]) -> Difference:
 
 
 def by_seed(rows: Iterable[Row]) -> dict[Any, list[Row]]:
-    seeds: dict[Any, list[Row]] = {}
-    for row in rows:
-        seeds.setdefault(row["seed"], []).append(row)
-    return seeds
+    return grouped(rows, lambda row: row["seed"])
 
 
 def mean(values: Iterable[float]) -> float:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import platformdirs
@@ -57,6 +59,18 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = False) -> No
             raise
 
 
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, in hexadecimal; read again only where the file has changed."""
+    stat = path.stat()
+    return _sha256_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _sha256_of(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sweep(folder: Path, older_than: float = 0.0) -> None:
     """Removes what killed processes left beside the files of a folder: temporaries of `write_atomically`.
 
@@ -72,6 +86,12 @@ def sweep(folder: Path, older_than: float = 0.0) -> None:
 def nearest(path: Path) -> Path:
     """What is there of a path: itself, or the first above it that exists."""
     return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def shipped(name: str) -> Path:
+    """A file or folder that comes with fmbench: inside of the package or, in a checkout, beside it."""
+    package = Path(__file__).parent
+    return next((place for place in (package / name, package.parent / name) if place.exists()), package / name)
 
 
 def named(out: Path | str) -> Path:

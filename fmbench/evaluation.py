@@ -12,28 +12,24 @@ from .data import DATA
 from .data.base import Data
 from .errors import UserError, unknown
 from .flow import PATHS
-from .foreign import admit
 from .metrics import METRICS
 from .models import MODELS
 from .models.brought import split
 from .models.external import External
-from .plugins import load_plugins
+from .plugins import admit, load_plugins
 from .results import Results
 from .solvers import SOLVERS
 
 CALLS = [1, 2, 4, 8, 16, 32]  # network calls of Euler's method, unless solvers are named
 OF_VECTORS = ["w2", "sliced_w2", "transport_cost", "straightness"]
 OF_IMAGES = ["fd_pixels", "transport_cost", "straightness"]
+WHERE = ("device", "workers", "ray", "devices_per_flow")  # it is computed
 
 
 def evaluate(
     model: str | None = None,
     *,
     out: str | Path | None = None,
-    device: str | None = None,
-    workers: int | None = None,
-    ray: str | None = None,
-    devices_per_flow: int = 1,
     watcher: Watcher | None = None,
     **what: Any,
 ) -> Results:
@@ -41,51 +37,35 @@ def evaluate(
 
     Args:
         model: `file.py:function`, `module:function` or the folder of a diffusers UNet2DModel.
-        out, device, workers, ray, devices_per_flow, watcher: as in `run`.
-        what: as in `composed`.
+        out, watcher: as in `run`.
+        what: as in `composed`; and set, plugins, device, workers, ray, devices_per_flow as in `run`.
 
     Raises:
         UserError: the model cannot be loaded or called as declared, or does not fit the data.
     """
     suite, options = _prepared(model, **what)
-    return run(
-        suite,
-        out=out,
-        device=device,
-        workers=workers,
-        ray=ray,
-        devices_per_flow=devices_per_flow,
-        watcher=watcher,
-        **options,
-    )
+    return run(suite, out=out, watcher=watcher, **options)
 
 
-def evaluation(
-    model: str | None = None,
-    *,
-    device: str | None = None,
-    workers: int | None = None,
-    ray: str | None = None,
-    devices_per_flow: int = 1,
-    **what: Any,
-) -> Outline:
+def evaluation(model: str | None = None, **what: Any) -> Outline:
     """What `evaluate` would do."""
     suite, options = _prepared(model, **what)
-    return outline(suite, device=device, workers=workers, ray=ray, devices_per_flow=devices_per_flow, **options)
+    return outline(suite, **options)
 
 
 def _prepared(
     model: str | None, *, set: Sequence[str] = (), plugins: Sequence[str] = (), **what: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The suite, and the arguments of `run` and `outline` beside it."""
+    where = {name: what.pop(name) for name in WHERE if name in what}
     lists = {name: what[name] for name in ("solvers", "nfe", "metrics", "guidance") if name in what}
     check_lists(set=set, plugins=plugins, **lists)
     load_plugins(plugins)
-    code = [place] if model is not None and not Path(model).is_dir() and (place := split(model)[0]) != model else []
-    if model is not None and model.endswith(".py"):
-        code = [model]
-    for place in code:
+    place, function = ("", "") if model is None or Path(model).is_dir() else split(model)
+    code = [place] if function else []
+    if function:
         admit(place)  # it is named on the command line
-    return composed(model, **what), {"set": set, "plugins": [*plugins, *code]}
+    return composed(model, **what), {"set": set, "plugins": [*plugins, *code], **where}
 
 
 def composed(
@@ -157,15 +137,8 @@ def _weights(guidance: Sequence[Any], convention: str) -> list[Any]:
 def _suite(name: str, data: Any, flow: Any, sample: Any, metrics: list[Any]) -> dict[str, Any]:
     word = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "evaluation"
     about = "A flow that was made elsewhere, measured here."
-    return {
-        "suite": word,
-        "title": name,
-        "about": about,
-        "data": data,
-        "flow": flow,
-        "sample": sample,
-        "metrics": metrics,
-    }
+    parts = {"data": data, "flow": flow, "sample": sample, "metrics": metrics}
+    return {"suite": word, "title": name, "about": about, **parts}
 
 
 def _budgeted(solver: Any, nfe: list[int]) -> Any:

@@ -6,9 +6,12 @@ import datetime
 import math
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from .execute import Outcome
 from .machine import commit, hardware, versions
@@ -23,6 +26,7 @@ def manifest(plan: Plan, outcomes: dict[str, Outcome], store: Store, devices: Se
     from . import __version__
 
     flows = plan.flows()
+    known = [outcomes[cell.spec.key] for cell in plan.cells if cell.spec.key in outcomes]
     return {
         "fmbench": __version__,
         "suite": plan.suite.resolved(),
@@ -39,24 +43,18 @@ def manifest(plan: Plan, outcomes: dict[str, Outcome], store: Store, devices: Se
             }
             for task in plan.suite.problems()
         },
-        "paths": {flow.path.label(): _ends(flow) for flow in _one_each(flows, "path")},
+        "paths": {flow.path.label(): _ends(flow) for flow in flows},
         "flows": [_flow_facts(flow, store) for flow in flows],
         "references": _references(plan, store),
         "planned": len(plan.cells),
-        "statuses": _count(outcomes[cell.spec.key].status for cell in plan.cells if cell.spec.key in outcomes),
-        "failures": _failures(plan, outcomes),
+        "statuses": dict(Counter(outcome.status for outcome in known)),
+        "failures": _failures(known),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
-def _one_each(flows: Sequence[FlowSpec], part: str) -> list[FlowSpec]:
-    return list({getattr(flow, part).label(): flow for flow in flows}.values())
-
-
 def _ends(flow: FlowSpec) -> dict[str, float]:
     """How far a path is from its ends: x_0 keeps α_0 of the data, x at the end time keeps σ of the noise, a bridge γ too."""
-    import torch
-
     ends = flow.path.schedule(torch.tensor([0.0, flow.path.end_time], dtype=torch.float64))
     widths = {} if ends.gamma is None else {"gamma_0": ends.gamma[0].item(), "gamma_end": ends.gamma[1].item()}
     return {
@@ -87,18 +85,7 @@ def _references(plan: Plan, store: Store) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _count(items: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for item in items:
-        counts[item] = counts.get(item, 0) + 1
-    return counts
-
-
-def _failures(plan: Plan, outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
+def _failures(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Each distinct traceback once, with the number of rows that it cost."""
-    traces: dict[str, int] = {}
-    for cell in plan.cells:
-        outcome = outcomes.get(cell.spec.key)
-        if outcome is not None and outcome.trace:
-            traces[outcome.trace] = traces.get(outcome.trace, 0) + 1
+    traces = Counter(outcome.trace for outcome in outcomes if outcome.trace)
     return [{"rows": count, "trace": trace} for trace, count in traces.items()]

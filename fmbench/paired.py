@@ -4,80 +4,17 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import UserError
-from .metrics.base import Geometry, PerSampleMetric
-from .plan import Plan
-from .stages.flow import FlowSpec
-from .stages.measure import MeasureSpec
-from .store import Store
-from .table import REUSED, SPREAD, first_line
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from .table import first_line
 
 FILE = "paired.npz"
-LOOKED_AT = 256  # of the pairs; an evaluation on a tenth of them, in whatever order, has about 26 of these
-SHARED = 8  # and fewer with a chance of 1e-5. In one dimension a few single-precision numbers coincide by chance
-PARTS = ("z0", "z1", "start_velocity", "energy", "straightness", "length")
+SPREAD, REUSED = "spread ", "reused noise"  # what is kept beside the rows' values: see `by_sample.gather`
 
 Paired = dict[str, np.ndarray]  # a row's key to `(n,)` float32, whose mean is the row's value
-
-
-def gather(plan: Plan, store: Store) -> Paired:
-    """The values of every metric of the plan that is a mean over the samples of a reference solve; under `SPREAD` and the
-    key of a transport cost the squared distances of its ends from their mean; under `REUSED` the keys of rows whose flow
-    was evaluated on noise of its own training pairs."""
-    found: Paired = {}
-    measured = [cell.spec for cell in plan.cells if isinstance(cell.spec, MeasureSpec)]
-    reused: list[str] = []
-    for reference, specs in _by_reference(measured).items():
-        flows = {spec.cell.flow.key: spec.cell.flow for spec in specs}  # students stand beside their teacher's solve
-        each = [(s.key, s.metric) for s in specs if isinstance(s.metric, PerSampleMetric) and store.has(s.key)]
-        if not (each or any(flow.pairs for flow in flows.values())) or not store.has(reference):
-            continue
-        solved = store.read(reference)
-        geometry = Geometry(**{name: solved.tensors[name] for name in PARTS}, error=solved.info["error"], pilot=None)
-        for key, metric in each:
-            found[key] = metric.per_sample(geometry).float().numpy()
-            if metric.name == "transport_cost":
-                found[SPREAD + key] = _deviations(geometry.z1)
-        known = {key for key, flow in flows.items() if _reuses(flow, geometry.z0, store)}
-        reused += [spec.key for spec in specs if spec.cell.flow.key in known]
-    return {**found, REUSED: np.array(reused, dtype=str)} if measured else found
-
-
-def _by_reference(specs: Iterable[MeasureSpec]) -> dict[str, list[MeasureSpec]]:
-    found: dict[str, list[MeasureSpec]] = {}
-    for spec in specs:
-        found.setdefault(spec.reference.key, []).append(spec)
-    return found
-
-
-def _deviations(z1: Tensor) -> np.ndarray:
-    """Squared distances from the mean, scaled so that their mean is the unbiased variance."""
-    z = z1.flatten(1).double()
-    squares: np.ndarray = (z - z.mean(0)).square().sum(1).numpy()
-    return (squares * len(z) / max(len(z) - 1, 1)).astype(np.float32)
-
-
-def _reuses(flow: FlowSpec, z0: Tensor, store: Store) -> bool:
-    """Whether the noise z0 began the pairs of this flow or of a round before it: the first pairs tell."""
-    noise = {row.tobytes() for row in z0.flatten(1).numpy()}
-    while flow.pairs is not None:
-        pairs, flow = flow.pairs, flow.pairs.flow
-        first = store.first(pairs.key, "z0", LOOKED_AT)
-        if first is None:
-            continue
-        shared = sum(row.tobytes() in noise for row in flow.path.start(first).flatten(1).numpy())
-        if shared >= min(SHARED, len(first), len(z0)):
-            return True
-    return False
 
 
 def packed(paired: Paired) -> bytes:

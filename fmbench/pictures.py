@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .naming import flow_columns
+from .naming import FLOW_COLUMNS, flow_columns
 from .plan import Plan
-from .stages.flow import FlowSpec
 from .stages.sample import ReferenceSpec, SampleSpec
 from .store import Store
 
@@ -30,44 +29,34 @@ def pictures(plan: Plan, store: Store) -> bytes:
             arrays[f"{name}_times"] = np.asarray(times, dtype=np.float32)
         index.append({"array": name, "kind": kind, **facts})
 
-    first = {
-        (columns["data"], columns["method"], _rest(columns)): flow.key for flow, columns in _measured_flows(plan)[::-1]
-    }
+    solves: list[ReferenceSpec | SampleSpec] = [*plan.references(), *plan.samples()]
+    first = {_but_seed(flow_columns(solve.flow)): solve.flow.key for solve in reversed(solves)}
     for task in plan.suite.problems():
         add(task.data.take("test", _many(task.data.shape, task.data.size("test"))), "data", data=task.data.label())
     for reference in plan.references():
         columns = flow_columns(reference.flow)
-        chosen = first.get((columns["data"], columns["method"], _rest(columns))) == reference.flow.key
+        chosen = first[_but_seed(columns)] == reference.flow.key
         if chosen and math.prod(reference.flow.data.shape) == 2 and store.has(reference.key):
             tensors = store.read(reference.key).tensors
             add(tensors["trajectories"][:, :64], "trajectory", times=tensors["times"], **_named(columns))
     for sample in plan.samples():
         columns = flow_columns(sample.flow)
-        chosen = first.get((columns["data"], columns["method"], _rest(columns))) == sample.flow.key
+        chosen = first[_but_seed(columns)] == sample.flow.key
         info = store.info(sample.key) if chosen else None
         if info is not None:
             x = store.read(sample.key).tensors["x"][: _many(sample.flow.data.shape, sample.n)]
-            add(x, "samples", **_named(columns), solver=_solver_name(sample), nfe=info["nfe"])
+            add(x, "samples", **_named(columns), solver=sample.solver.title(), nfe=info["nfe"])
     buffer = io.BytesIO()
     np.savez_compressed(buffer, index=np.array(json.dumps(index)), **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
-def _measured_flows(plan: Plan) -> list[tuple[FlowSpec, dict[str, Any]]]:
-    solves: list[ReferenceSpec | SampleSpec] = [*plan.references(), *plan.samples()]
-    return [(solve.flow, flow_columns(solve.flow)) for solve in solves]
-
-
-def _rest(columns: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(columns[name] for name in ("source", "path", "coupling", "times", "model", "prediction"))
+def _but_seed(columns: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(columns[name] for name in FLOW_COLUMNS if name != "seed")
 
 
 def _named(columns: dict[str, Any]) -> dict[str, Any]:
     return {name: columns[name] for name in ("method", "seed", "data")}
-
-
-def _solver_name(sample: SampleSpec) -> str:
-    return sample.solver.title()
 
 
 def _many(shape: tuple[int, ...], size: int | None) -> int:

@@ -15,7 +15,6 @@ from .errors import UserError, unknown
 from .fields import label_of, name_of
 from .flow import predictions
 from .flow.couplings import check_pairing
-from .flow.losses import Loss
 from .flow.path_checks import check_path
 from .flow.times import TIMES, check_times
 from .identity import Spec
@@ -23,11 +22,11 @@ from .metrics.base import Metric
 from .naming import FLOW_COLUMNS, budget_columns, flow_columns
 from .schema import Suite, Task
 from .solvers import GRIDS, SOLVERS
-from .stages.flow import FlowSpec, PairsSpec, TrainSettings
+from .stages.flow import FlowSpec, PairsSpec
 from .stages.measure import AloneSpec, FloorSpec, GivenSpec, MeasureSpec, PairingSpec, TruthSpec, exact
 from .stages.minibatches import steps_in_advance
 from .stages.sample import ReferenceSpec, SampleSpec
-from .table import FLOOR, GIVEN, REFERENCE, TRUTH
+from .table import FLOOR, GIVEN, REFERENCE, TRUTH, bare
 
 KEPT = 2**24  # numbers in a cell's samples that are stored without being asked for
 
@@ -287,12 +286,9 @@ def _taught(suite: Suite, teacher: FlowSpec, **changes: Any) -> FlowSpec:
     """The flow that learns from pairs which `teacher` draws: its next round, or a student of its own round."""
     p = suite.pairs
     pairs = PairsSpec(flow=teacher, n=p.n, solver=p.solver, steps=p.steps, inverted=p.inverted)
-    changes = {"times": p.times or teacher.times, "train": _with_loss(suite.train, p.loss), **changes}
+    train = suite.train if p.loss is None else suite.train.model_copy(update={"loss": p.loss})
+    changes = {"times": p.times or teacher.times, "train": train, **changes}
     return teacher.model_copy(update={"pairs": pairs, "init": p.init, **changes})
-
-
-def _with_loss(train: TrainSettings, loss: Loss | None) -> TrainSettings:
-    return train if loss is None else train.model_copy(update={"loss": loss})
 
 
 def _check(flow: FlowSpec) -> None:
@@ -357,7 +353,7 @@ def _filtered(cells: list[Cell], rule: str) -> list[Cell]:
     kept = []
     for cell in cells:
         value = cell.columns.get(column)
-        names = {_text(value), _text(value).partition("[")[0]}
+        names = {_text(value), bare(_text(value))}
         have.add(_text(value))
         # Floors have no flow, values of the flow no solver to be filtered by: they stay with what they explain.
         inapplicable = (
@@ -369,7 +365,7 @@ def _filtered(cells: list[Cell], rule: str) -> list[Cell]:
         if inapplicable or names & wanted:
             kept.append(cell)
     for value in wanted:
-        if not value or value not in have | {name.partition("[")[0] for name in have}:
+        if not value or value not in have | set(map(bare, have)):
             raise unknown(f"{column} in this suite", value, have - {""})
     return kept
 

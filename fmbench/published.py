@@ -9,20 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 
 import pandas as pd
 
+from .disk import shipped
 from .errors import UserError, unknown
+from .table import bare
 
-FILE = next(
-    (
-        file
-        for folder in (Path(__file__).parent, Path(__file__).parent.parent)
-        if (file := folder / "results" / "published.csv").is_file()
-    ),
-    Path(__file__).parent / "results" / "published.csv",
-)
+FILE = shipped("results/published.csv")
 
 COLUMNS: dict[str, str] = {
     **dict.fromkeys(["publication", "url"], "string"),
@@ -92,31 +86,26 @@ def select(dataset: str | None = None, method: str | None = None, metric: str | 
         UserError: nothing is known by such a name, or by all of them together.
     """
     table = load()
-    bare, asked = table["dataset"].map(bare_name), list[str]()
+    names, asked = table["dataset"].map(bare), list[str]()
     for what, wanted, columns in (
-        ("data set", dataset, [table["dataset"], bare]),
+        ("data set", dataset, [table["dataset"], names]),
         ("method", method, [table["method"], table["published_as"]]),
         ("metric", metric, [table["metric"]]),
     ):
         if wanted is None:
             continue
         shown = columns[:1] if what == "method" else columns[-1:]
-        names = _named(columns)
-        name = wanted if wanted in names else {n.casefold(): n for n in names}.get(wanted.casefold())
+        known = _named(columns)
+        name = wanted if wanted in known else {n.casefold(): n for n in known}.get(wanted.casefold())
         if name is None:
             raise unknown(f"published {what}", wanted, _named(shown))
         there = table.index
         table = table[pd.concat([column.eq(name) for column in columns], axis=1).any(axis=1).reindex(there)]
         if table.empty:
-            known = ", ".join(sorted(_named(column.reindex(there) for column in shown)))
-            raise UserError(f"nothing is published of {', '.join(asked)} with {what} '{name}'. There is: {known}.")
+            left = ", ".join(sorted(_named(column.reindex(there) for column in shown)))
+            raise UserError(f"nothing is published of {', '.join(asked)} with {what} '{name}'. There is: {left}.")
         asked.append(f"{what} '{name}'")
     return table.reset_index(drop=True)
-
-
-def bare_name(label: str) -> str:
-    """The name in a label: "moons" of "moons[scale=2]"."""
-    return str(label).partition("[")[0]
 
 
 def _named(columns: Iterable[pd.Series]) -> set[str]:

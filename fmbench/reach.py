@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from .errors import UserError
+from .grouping import grouped
 from .statistics import redrawn
-from .table import FLOW, REFERENCE, TASK, flow_labels, of_flows, records, sampler_labels
+from .table import FLOW, REFERENCE, TASK, flow_labels, of_flows, of_lines, records, sampler_labels
 
 COLUMNS: dict[str, str] = {
     **dict.fromkeys(["data", "source", "flow", "sampler", "metric"], "string"),
@@ -54,21 +55,15 @@ def least_calls(table: pd.DataFrame, metric: str, within: float = 0.05, level: f
         raise UserError(f"metric '{metric}' was measured at no fixed budget: choose one that belongs to the samples")
     if higher is None:
         raise UserError(f"metric '{metric}' is neither better higher nor lower: it has no best")
-    flows: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        flows.setdefault(tuple(row[name] for name in (*TASK, *FLOW)), []).append(row)
+    flows = grouped(rows, lambda row: tuple(row[name] for name in (*TASK, *FLOW)))
     lines = [line for flow in flows.values() for line in _flow(flow, -1.0 if higher else 1.0, within, level)]
-    return pd.DataFrame({name: pd.Series([line[name] for line in lines], dtype=object) for name in COLUMNS}).astype(
-        dict[Any, Any](COLUMNS)
-    )
+    return of_lines(lines, COLUMNS)
 
 
 def _flow(rows: list[Row], sign: float, within: float, level: float) -> list[Row]:
     """The lines of one flow; sign · value is better lower."""
     seeds = sorted({row["seed"] for row in rows}, key=str)
-    cells: dict[tuple[str, float], list[Row]] = {}
-    for row in rows:
-        cells.setdefault((row["sampler"], row["nfe"]), []).append(row)
+    cells = grouped(rows, lambda row: (row["sampler"], row["nfe"]))
     good = {cell: found for cell, found in cells.items() if _complete(found, seeds)}
     about = {name: rows[0][name] for name in ("data", "source", "flow", "metric")} | {"seeds": len(seeds)}
     if good:

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from . import paired
 from .errors import UserError, unknown
+from .grouping import grouped
 from .reach import least_calls
 from .statistics import Estimate, combine, interval
 from .statistics import paired as bootstrapped
@@ -32,10 +34,12 @@ from .table import (
     freedom_of,
     is_raw,
     of_flows,
+    of_lines,
     read_json,
     read_table,
     records,
     sampler_labels,
+    table_file,
 )
 
 __all__ = ["COLUMNS", "Picture", "Results", "frame", "interval_text"]
@@ -79,9 +83,7 @@ class Results:
             UserError: the folder is no result, or a file in it is damaged.
         """
         directory = Path(directory)
-        tables = [directory / name for name in ("results.parquet", "results.csv")]
-        path = next((table for table in tables if table.is_file()), None)
-        if path is None:
+        if (path := table_file(directory)) is None:
             what = "is no result: it has no results.parquet or .csv" if directory.exists() else "does not exist"
             raise UserError(f"{directory} {what}. Make one with `fmbench run SUITE --out {directory}`.")
         return cls(read_table(path), read_json(directory / "manifest.json") or {}, directory)
@@ -182,17 +184,11 @@ class Results:
         if not isinstance(level, (int, float)) or not 0 < level < 1:
             raise UserError(f"level = {level!r}: the share of intervals that cover, between 0 and 1, as in 0.95")
         table = self.table.assign(flow=flow_labels(self.table), sampler=sampler_labels(self.table))
-        cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-        for row in records(table):
-            cells.setdefault(cell_key(row), []).append(row)
         extra = dict.fromkeys(["flow", "sampler", "trained_on", "failures"], "string")
         extra |= dict.fromkeys(["mean", "low", "high", "stderr", "freedom", "probe_stderr"], "float64")
         extra |= dict.fromkeys(["n", "seeds", "failed"], "Int64")
-        dtypes: dict[Any, Any] = {name: COLUMNS[name] for name in IDENTITY} | extra
-        lines = [_average(rows, level) for rows in cells.values()]
-        return pd.DataFrame({name: pd.Series([line[name] for line in lines], dtype=object) for name in dtypes}).astype(
-            dtypes
-        )
+        dtypes = {name: COLUMNS[name] for name in IDENTITY} | extra
+        return of_lines([_average(rows, level) for rows in grouped(records(table), cell_key).values()], dtypes)
 
     def nfe_to_reach(
         self, metric: str | None = None, within: float = 0.05, solver: str | None = None, level: float = 0.95
@@ -293,9 +289,7 @@ class Results:
             UserError: a side is no single flow, its seeds are not the other's, no values sample by sample are kept, or the
                 sides are of two data sets and the metric depends on their scale.
         """
-        from .paired import FILE, read  # builds on plans, which results know nothing of
-
-        kept, sides, scales = read(self.directory), [], set()
+        kept, sides, scales = paired.read(self.directory), [], set()
         for where in (a, b):
             table = self.select(**where).select(metric=metric, solver=REFERENCE).table
             rows = records(table[of_flows(table)])
@@ -305,8 +299,8 @@ class Results:
                 )
             if any(row["key"] not in kept for row in rows):
                 raise UserError(
-                    f"'{metric}' has no values sample by sample in {self.name}/{FILE}: a run whose suite names claims keeps "
-                    "them, of metrics that are means over the samples of the reference solve"
+                    f"'{metric}' has no values sample by sample in {self.name}/{paired.FILE}: a run whose suite names claims "
+                    "keeps them, of metrics that are means over the samples of the reference solve"
                 )
             sides.append({(row["seed"], row["sample_seed"]): kept[row["key"]] for row in rows})
             scales |= {row["data"] for row in rows if is_raw(row["unit"])}

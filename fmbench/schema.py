@@ -6,6 +6,7 @@ import itertools
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     Field,
@@ -36,11 +37,13 @@ from .registry import Component
 from .solvers import SOLVERS
 from .stages.arithmetic import Precision
 from .stages.flow import PairsSettings, TrainSettings
+from .table import bare
 
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]  # a column of the table holds it
 Round = Annotated[int, Field(ge=0, le=100)]  # each trains all the rounds below it
 Guidance = Annotated[float, Field(ge=0, le=1000)]
 Steps = Annotated[int, Field(ge=0, le=1000)]  # of a student; 0: no student
+DISTINCT = AfterValidator(distinct)  # by the table's labels, which cannot tell two n of one metric apart
 
 
 class Task(Strict):
@@ -66,20 +69,19 @@ class Task(Strict):
 class FlowAxes(Strict):
     """The axes whose product are the flows; each a value or a list."""
 
-    path: Annotated[list[Path], several(PATHS)] = Field(default="rectified", validate_default=True)
-    coupling: Annotated[list[Coupling], several(COUPLINGS)] = Field(default="independent", validate_default=True)
-    prediction: Annotated[list[Prediction], BeforeValidator(listed)] = Field(default="velocity", validate_default=True)
-    times: Annotated[list[TimeLaw], several(TIMES)] = Field(default="uniform", validate_default=True)
-    model: Annotated[list[Model], several(MODELS)] = Field(default="mlp", validate_default=True)
-    reflow: Annotated[list[Round], BeforeValidator(listed)] = Field(default=0, validate_default=True)
-    distilled: Annotated[list[Steps], BeforeValidator(listed)] = Field(default=0, validate_default=True)
-    seed: Annotated[list[Seed], BeforeValidator(listed)] = Field(default=0, validate_default=True)
+    path: Annotated[list[Path], several(PATHS), DISTINCT] = Field(default="rectified", validate_default=True)
+    coupling: Annotated[list[Coupling], several(COUPLINGS), DISTINCT] = Field(
+        default="independent", validate_default=True
+    )
+    prediction: Annotated[list[Prediction], BeforeValidator(listed), DISTINCT] = Field(
+        default="velocity", validate_default=True
+    )
+    times: Annotated[list[TimeLaw], several(TIMES), DISTINCT] = Field(default="uniform", validate_default=True)
+    model: Annotated[list[Model], several(MODELS), DISTINCT] = Field(default="mlp", validate_default=True)
+    reflow: Annotated[list[Round], BeforeValidator(listed), DISTINCT] = Field(default=0, validate_default=True)
+    distilled: Annotated[list[Steps], BeforeValidator(listed), DISTINCT] = Field(default=0, validate_default=True)
+    seed: Annotated[list[Seed], BeforeValidator(listed), DISTINCT] = Field(default=0, validate_default=True)
     exclude: list[dict[str, Any]] = []
-
-    @field_validator("path", "coupling", "prediction", "times", "model", "reflow", "distilled", "seed")
-    @classmethod
-    def _distinct_values(cls, values: list[Any]) -> list[Any]:
-        return distinct(values)
 
     @field_validator("exclude")
     @classmethod
@@ -129,17 +131,12 @@ class SampleSettings(Strict):
     n: int = Field(10_000, ge=1, le=MOST_SAMPLES)
     batch: PositiveInt = 4096
     seed: Seed = 0
-    guidance: Annotated[list[Guidance], BeforeValidator(listed)] = Field(default=1.0, validate_default=True)
+    guidance: Annotated[list[Guidance], BeforeValidator(listed), DISTINCT] = Field(default=1.0, validate_default=True)
     solvers: list[Budget] = []  # may be left out where only given samples are measured
     reference: ReferenceSettings = ReferenceSettings()
     precision: Precision = "float32"
     compile: bool = False
     keep: bool | None = None
-
-    @field_validator("guidance")
-    @classmethod
-    def _distinct_guidances(cls, values: list[float]) -> list[float]:
-        return distinct(values)
 
     @field_validator("solvers", mode="before")
     @classmethod
@@ -203,7 +200,7 @@ class Difference(Strict):
     def _known_names(cls, names: list[str], info: ValidationInfo) -> list[str]:
         for name in names:
             valid = (DATA if info.field_name == "data" else METRICS).names()
-            if name.partition("[")[0] not in valid:
+            if bare(name) not in valid:
                 raise ValueError(str(unknown(info.field_name or "", name, valid)))
         return names
 
@@ -222,14 +219,9 @@ class Suite(Strict):
     train: TrainSettings = TrainSettings()
     pairs: Annotated[PairsSettings, BeforeValidator(_pairs)] = Field(default_factory=_pairs_default)
     sample: SampleSettings
-    metrics: Annotated[list[Metric], several(METRICS)]
+    metrics: Annotated[list[Metric], several(METRICS), DISTINCT]
     claims: Annotated[list[Claim], several(CLAIMS)] = []
     differences: list[Difference] = []
-
-    @field_validator("metrics")
-    @classmethod
-    def _distinct_metrics(cls, metrics: list[Metric]) -> list[Metric]:
-        return distinct(metrics)  # by the table's labels, which cannot tell two n of one metric apart
 
     @field_validator("claims")
     @classmethod

@@ -24,10 +24,8 @@ from .errors import UserError
 from .identity import canonical, key_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
 __all__ = ["Artefact", "ResultFolder", "Store", "WriteError", "write_atomically"]
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from . import disk
 from .errors import UserError, unknown
 from .recipes import shortened
 from .schema import Suite
@@ -17,14 +18,7 @@ from .wording import worded
 
 __all__ = ["SHIPPED", "Suite", "find", "load", "override_value", "parse", "shipped"]
 
-SHIPPED = next(
-    (
-        folder
-        for folder in (FilePath(__file__).parent / "suites", FilePath(__file__).parent.parent / "suites")
-        if folder.is_dir()
-    ),
-    FilePath(__file__).parent / "suites",
-)
+SHIPPED = disk.shipped("suites")
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -53,7 +53,6 @@ IDENTITY = (*TASK, *FLOW, *SAMPLER, "metric", *DESCRIPTION)
 REFERENCE = "reference"  # `solver` of a metric of the flow itself
 FLOOR = "data"  # `model` of real data measured against real data
 GIVEN = "given"  # `solver` of samples that were made elsewhere
-SPREAD, REUSED = "spread ", "reused noise"  # what is kept beside values sample by sample: see `paired.gather`
 TRUTH = "truth"  # `model` of an exact value, beside what an oracle's flow was measured to have
 
 
@@ -79,6 +78,13 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return typed(pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object) for name in COLUMNS}))
 
 
+def of_lines(lines: Iterable[Mapping[str, Any]], dtypes: Mapping[str, str]) -> pd.DataFrame:
+    """Lines as a table of just these columns, with their dtypes."""
+    lines = list(lines)
+    columns = {name: pd.Series([line[name] for line in lines], dtype=object) for name in dtypes}
+    return pd.DataFrame(columns).astype(dict[Any, Any](dtypes))
+
+
 def typed(table: pd.DataFrame) -> pd.DataFrame:
     """The table with the contract's columns, their order and dtypes; a column that is absent becomes missing values."""
     absent = pd.Series([None] * len(table), index=table.index, dtype=object)
@@ -93,6 +99,12 @@ def _cast(column: pd.Series, dtype: str) -> pd.Series:
         column = column.astype("string")
         return column.mask(column == "", pd.NA)  # csv cannot tell an empty text from a missing one: neither do we
     return column.astype(dtype)  # type: ignore[call-overload]
+
+
+def table_file(directory: Path) -> Path | None:
+    """The file of a folder that holds the table: results.parquet, or results.csv where that alone was kept."""
+    files = (directory / name for name in ("results.parquet", "results.csv"))
+    return next((file for file in files if file.is_file()), None)
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -145,6 +157,11 @@ def freedom_of(row: Mapping[str, Any]) -> float:
     return math.inf if freedom is None else float(freedom)
 
 
+def bare(label: Any) -> str:
+    """The name in a label: `ve` of `ve[sigma_max=9]`."""
+    return str(label).partition("[")[0]
+
+
 def cell_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a row, as `records` gives it, measures: equal for the seeds of one cell.
 
@@ -176,7 +193,7 @@ def flow_labels(table: pd.DataFrame) -> pd.Series:
 
 def _same_name(column: pd.Series) -> str | None:
     """The component that all values of a column are, where they differ in its parameters alone."""
-    names = {str(value).partition("[")[0] for value in column.dropna()}
+    names = set(map(bare, column.dropna()))
     return names.pop() if COLUMNS[str(column.name)] == "string" and len(names) == 1 else None
 
 

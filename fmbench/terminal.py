@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
+    from .api import Outline
     from .execute import Missing
     from .plan import Plan
     from .report.tables import Grid
@@ -233,7 +234,7 @@ def print_failures(console: Console, results: Results) -> None:
         console.print(f"  … and {rest} for {len(causes) - CAUSES} more reasons: see results.csv", highlight=False)
 
 
-def print_outline(outline: Any) -> None:
+def print_outline(outline: Outline) -> None:
     from rich.table import Table
 
     from .store import Store

@@ -103,8 +103,8 @@ def test_a_model_or_samples() -> None:
 
 
 def test_the_noise_of_another_range_becomes_the_source(field: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fmbench.foreign import admit
     from fmbench.plan import make_plan
+    from fmbench.plugins import admit
 
     monkeypatch.chdir(field.parent)
     admit("my.py")

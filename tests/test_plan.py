@@ -375,22 +375,6 @@ def test_draws_that_are_no_numbers_are_refused_before_anything_runs(
         planned(tiny(**{side: "eight-gaussians"}))
 
 
-def test_a_path_whose_schedule_is_none_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fmbench.flow import PATHS, Path
-
-    class Plain(Path):
-        name = "plain"
-        method = "?"
-
-        def schedule(self, t: Any) -> Any:
-            return t, 1 - t, 1 + 0 * t, -1 + 0 * t
-
-    monkeypatch.setitem(PATHS._where, "plain", "here")
-    monkeypatch.setitem(PATHS._loaded, "plain", Plain)
-    with pytest.raises(UserError, match=r"path 'plain': schedule\(t\) returns tuple, not a Schedule"):
-        planned(tiny(flow__path="plain"))
-
-
 def test_a_path_without_a_schedule_is_refused_before_anything_runs(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     from fmbench.flow import PATHS, Path
 
@@ -398,10 +382,20 @@ def test_a_path_without_a_schedule_is_refused_before_anything_runs(tiny: Tiny, m
         name = "unfinished"
         method = "?"
 
-    monkeypatch.setitem(PATHS._where, "unfinished", "here")
-    monkeypatch.setitem(PATHS._loaded, "unfinished", Unfinished)
-    with pytest.raises(UserError, match="path 'unfinished' has no schedule: implement schedule"):
-        planned(tiny(flow__path="unfinished"))
+    class Plain(Unfinished):
+        name = "plain"
+
+        def schedule(self, t: Any) -> Any:
+            return t, 1 - t, 1 + 0 * t, -1 + 0 * t
+
+    for path, found in (
+        (Unfinished, "path 'unfinished' has no schedule: implement schedule"),
+        (Plain, r"path 'plain': schedule\(t\) returns tuple, not a Schedule"),
+    ):
+        monkeypatch.setitem(PATHS._where, path.name, "here")
+        monkeypatch.setitem(PATHS._loaded, path.name, path)
+        with pytest.raises(UserError, match=found):
+            planned(tiny(flow__path=path.name))
 
 
 @pytest.mark.parametrize("name", ["cifar10-nfe-sweep-small", "cifar10-nfe-sweep"])

@@ -13,7 +13,8 @@ from fmbench.data import DATA
 from fmbench.errors import UserError
 from fmbench.flow import COUPLINGS, PATHS
 from fmbench.metrics import METRICS
-from fmbench.published import COLUMNS, EVIDENCE, LITERATURE, bare_name, load, select
+from fmbench.published import COLUMNS, EVIDENCE, LITERATURE, load, select
+from fmbench.table import bare
 
 
 def test_the_file_has_the_columns_and_every_value_its_type() -> None:
@@ -67,7 +68,7 @@ def test_data_sets_that_exist_here_are_named_as_here() -> None:
              DATA.build({"name": "moons", "scale": 2.0, "shift": [-1.0, 0.0]}).label()}  # fmt: skip
     assert built <= labels
     other = {"checkerboard", "moons[torchcfm]", "eight-gaussians[torchcfm]", "normal"}  # no counterpart here, or plain
-    assert {label for label in labels if bare_name(label) in DATA.names()} == built | other
+    assert {label for label in labels if bare(label) in DATA.names()} == built | other
 
 
 def test_errors_are_those_of_the_mean() -> None:

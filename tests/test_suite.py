@@ -336,7 +336,6 @@ def test_names_of_suites(tmp_path: Path) -> None:
 
 # ---- properties ----
 
-LISTS = st.integers(1, 3)
 FIXED = [name for name in SOLVERS.names() if not SOLVERS.get(name).adaptive]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .cells import bare
+from ..table import bare
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,15 @@ ADAPTIVE = Some("any tolerance", lambda rtol: True)
 
 def holds(row: Mapping[str, Any], side: Side) -> bool:
     """Whether a row, planned or measured, stands on this side."""
-    return all(row.get(column) is not None and _is(row[column], wanted) for column, wanted in side.items())
+    return all(row.get(column) is not None and takes(row[column], wanted) for column, wanted in side.items())
 
 
 def words(side: Side) -> str:
     return ", ".join(f"{column} = {_said(wanted)}" for column, wanted in side.items()) or "anything"
 
 
-def _is(value: Any, wanted: Any) -> bool:
+def takes(value: Any, wanted: Any) -> bool:
+    """Whether a column's value is the wanted one, or its bare name, or one of several, or fulfils the condition."""
     if isinstance(wanted, Some):
         return wanted.fulfils(value)
     names = {value, bare(value)} if isinstance(value, str) else {value}

@@ -12,9 +12,9 @@ from pydantic import Field
 from ..contrasts import Difference, combination
 from ..errors import UserError
 from ..registry import Component
-from ..table import FLOOR, REFERENCE, TRUTH, is_raw
+from ..table import FLOOR, REFERENCE, TRUTH, bare, is_raw
 from .axes import Side, holds, words
-from .cells import Cell, Cells, NotTested, bare
+from .cells import Cell, Cells, NotTested, needed
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,7 @@ class Pairwise(Claim):
 def pairwise(cells: Cells, metric: str, at: dict[str, Any], than: dict[str, Any], margin: float) -> list[Contrast]:
     """Every cell of the metric at `at` against its partners at `than`; columns named by neither must agree."""
     found = [(a, b) for a in cells.find(metric, **at) for b in cells.partners(a, free=set(at), **than)]
-    if not found:
-        raise NotTested("missing rows", f"no {metric} with {words(at)} beside one with {words(than)}")
-    for a, b in found:
+    for a, b in needed(found, "missing rows", f"no {metric} with {words(at)} beside one with {words(than)}"):
         if a["data"] != b["data"] and is_raw(a["unit"]):
             both = f"{a['data']} and {b['data']}"
             raise NotTested("one scale", f"{metric} is in {a['unit']}, which are not the same on {both}")
@@ -147,10 +145,9 @@ def no_more(left: Cell, right: Cell, margin: float = 0.0) -> Contrast:
     return Contrast(about, combination([(1, left.rows), (-1, right.rows)]), margin, left, right)
 
 
-def at_most(left: Cell, limit: float, *, sign: int = 1) -> Contrast:
+def at_most(about: str, left: Cell, limit: float, *, sign: int = 1, also: tuple[Cell, ...] = ()) -> Contrast:
     """left ≤ limit; with sign = −1: −left ≤ limit."""
-    about = f"{left['metric']} of {left.flow}{_budget(left)} against {'-' if sign < 0 else ''}{limit:.3g}"
-    return Contrast(about, combination([(sign, left.rows)]), limit, left)
+    return Contrast(about, combination([(sign, left.rows)]), limit, left, also=also)
 
 
 def both_ways(left: Cell, right: Cell, margin: float) -> list[Contrast]:
@@ -166,10 +163,6 @@ def _place(cell: Cell, other: Cell) -> str:
     columns = ("path", "coupling", "prediction", "times", "model", "reflow", "distilled", *solve)
     shown = [f"{name}={_short(cell[name])}" for name in columns if cell[name] != other[name] and cell[name] is not None]
     return ", ".join(shown) + f" on {cell['data']}"
-
-
-def _budget(cell: Cell) -> str:
-    return "" if cell["solver"] in (None, "reference") else f" by {cell['solver']} at {cell.nfe:g} calls"
 
 
 def _short(value: Any) -> str:

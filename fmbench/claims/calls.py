@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..contrasts import combination
 from ..table import TASK
 from .base import Claim, Contrast
-from .cells import Cells, NotTested
+from .cells import Cells, needed
 from .curves import common_targets, curves, log2_calls
 from .guards import integration_error, marginal_error, same_noise
 
@@ -32,11 +32,8 @@ class FewerCalls(Claim):
         found = []
         for a, b in ((a, b) for a in ours for b in theirs if all(a[0][name] == b[0][name] for name in alike)):
             targets = common_targets(a, b)
-            if not targets:
-                raise NotTested("same z0", f"{a[0].flow} and {b[0].flow} have no seed and sample seed in common")
+            needed(targets, "same z0", f"{a[0].flow} and {b[0].flow} have no seed and sample seed in common")
             difference = combination([(1, log2_calls(a, targets)), (-1, log2_calls(b, targets))])
             about = f"log2 calls of {a[0]['solver']} on {a[0].flow} against {b[0].flow}"
             found.append(Contrast(about, difference, 0.0, a[-1], b[-1], (*a[:-1], *b[:-1])))
-        if not found:
-            raise NotTested("missing rows", "no solver_error over calls of path = fm-ot beside vp or ve")
-        return found
+        return needed(found, "missing rows", "no solver_error over calls of path = fm-ot beside vp or ve")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..contrasts import Row, by_seed, mean, mean_value
-from ..table import FLOOR, FLOW, IDENTITY, REFERENCE, REUSED, SAMPLER, SPREAD, TASK, TRUTH, cell_key
+from ..paired import REUSED, SPREAD
+from ..table import FLOOR, FLOW, IDENTITY, REFERENCE, SAMPLER, TASK, TRUTH, bare, cell_key
+from .axes import takes
+
+Found = TypeVar("Found", bound=Collection[Any])
 
 
 class NotTested(Exception):
@@ -20,6 +24,13 @@ class NotTested(Exception):
     def __init__(self, guard: str, reason: str):
         super().__init__(f"{guard}: {reason}")
         self.guard, self.reason = guard, reason
+
+
+def needed(found: Found, guard: str, reason: str) -> Found:
+    """What was found; nothing at all leaves the claim untested."""
+    if not found:
+        raise NotTested(guard, reason)
+    return found
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ class Cells:
         rows: as `table.records` gives them.
         facts: of each data set, by its label, as the manifest's `data` holds them.
         per_sample: of rows, by their keys, the values `(n,)` whose mean is the row's value, where they are known; and what
-            else `paired.gather` keeps.
+            else `by_sample.gather` keeps.
     """
 
     def __init__(
@@ -106,7 +117,7 @@ class Cells:
         Raises:
             NotTested: a seed of such a cell has no value, unless `broken`: then such cells are left out.
         """
-        found = [c for c in self.measured if metric in (c["metric"], c.metric) and _matches(c, where)]
+        found = self._named(metric, lambda cell: all(takes(cell[column], wanted) for column, wanted in where.items()))
         return [cell for cell in found if cell.sound] if broken else [_whole(cell) for cell in found]
 
     def partners(self, cell: Cell, free: set[str] | None = None, **where: Any) -> list[Cell]:
@@ -139,13 +150,14 @@ class Cells:
     def finest(self, cell: Cell, metric: str) -> Cell:
         """A sampled metric of the flow at its most network calls."""
         sampled = [found for found in self._of_flow(cell, metric) if found.sound]
-        if not sampled:
-            raise NotTested("missing rows", f"no {metric} of {cell.flow}")
-        return max(sampled, key=lambda found: found.nfe)
+        return max(needed(sampled, "missing rows", f"no {metric} of {cell.flow}"), key=lambda found: found.nfe)
 
     def _of_flow(self, cell: Cell, metric: str) -> list[Cell]:
-        same = (c for c in self.measured if metric in (c["metric"], c.metric))
-        return [found for found in same if all(_agree(found, cell, name) for name in (*TASK, *FLOW))]
+        return self._named(metric, lambda found: all(_agree(found, cell, name) for name in (*TASK, *FLOW)))
+
+    def _named(self, metric: str, wanted: Callable[[Cell], bool]) -> list[Cell]:
+        """The wanted cells of a metric, named with its parameters or without."""
+        return [cell for cell in self.measured if metric in (cell["metric"], cell.metric) and wanted(cell)]
 
     def spread_of(self, cell: Cell) -> Cell | None:
         """E‖Z1 − E Z1‖² of the flow's ends, with its values sample by sample; None where a seed's are not kept."""
@@ -182,11 +194,6 @@ class Cells:
         return float(facts["std"]) * math.sqrt(facts["dims"])
 
 
-def bare(label: str) -> str:
-    """`ve[sigma_max=9]` is a `ve`."""
-    return label.partition("[")[0]
-
-
 def stderr_of(row: Row) -> float:
     return math.inf if row["stderr"] is None else float(row["stderr"])
 
@@ -194,15 +201,6 @@ def stderr_of(row: Row) -> float:
 def _settings(cell: Cell) -> list[str]:
     outcomes = ("nfe", "steps") if cell["rtol"] is not None or cell["solver"] == REFERENCE else ()
     return [name for name in IDENTITY if name not in (*outcomes, "unit", "higher_is_better", "suite")]
-
-
-def _matches(cell: Cell, where: Mapping[str, Any]) -> bool:
-    for column, wanted in where.items():
-        value = cell[column]
-        names = {value, bare(value)} if isinstance(value, str) else {value}
-        if not names & set(wanted if isinstance(wanted, (list, tuple, set)) else [wanted]):
-            return False
-    return True
 
 
 def _agree(a: Cell, b: Cell, column: str) -> bool:

@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from ..errors import unknown
-from ..table import FLOW, SAMPLER, TASK
+from ..table import FLOW, SAMPLER, TASK, bare
 from .base import Claim, Contrast, Guard, pairwise
-from .cells import Cells, bare
+from .cells import Cells
 from .guards import NAMED
 
 COLUMNS = (*TASK[1:], *FLOW, *SAMPLER)
@@ -30,7 +30,6 @@ class Comparison(Claim):
     effect = "the metric at `at` − at `than`"
     rule = "effect ≤ margin × right side"
     source = "the suite"
-    metrics = ()
     id: str = Field("comparison", pattern=r"^[a-z0-9][a-z0-9._-]*$")
     about: str = ""
     metric: str

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..contrasts import combination
+from ..table import bare
 from .axes import Some
-from .base import Claim, Contrast, no_more
-from .cells import Cell, Cells, NotTested, bare
+from .base import Claim, Contrast, at_most, no_more
+from .cells import Cell, Cells, needed
 from .curves import curves
 from .guards import ALONE, same_noise
 
@@ -31,12 +31,8 @@ class OneStepExact(Claim):
             cost = cells.required(cell, "transport_cost").value
             bent = cells.required(cell, "straightness")
             if bent.value <= self.straight * cost:
-                about = f"one-step error of {cell.flow}"
-                limit = self.margin * cost
-                found.append(Contrast(about, combination([(1, cell.rows)]), limit, cell, also=(bent,)))
-        if not found:
-            raise NotTested("straight flow", f"no flow has S within {self.straight:g} of its transport cost")
-        return found
+                found.append(at_most(f"one-step error of {cell.flow}", cell, self.margin * cost, also=(bent,)))
+        return needed(found, "straight flow", f"no flow has S within {self.straight:g} of its transport cost")
 
 
 class EulerNeedsFifty(Claim):
@@ -64,11 +60,9 @@ class EulerNeedsFifty(Claim):
             if few and many and accurate:
                 slack = self.margin * accurate.value
                 found += [no_more(many[0], accurate, slack), no_more(accurate, few[-1], -slack)]
-        if not found:
-            raise NotTested(
-                "missing rows", "no w2 of euler at 25 steps or fewer and at 50 or more beside another solver's"
-            )
-        return found
+        return needed(
+            found, "missing rows", "no w2 of euler at 25 steps or fewer and at 50 or more beside another solver's"
+        )
 
 
 def _accurate(cells: Cells, cell: Cell) -> Cell | None:

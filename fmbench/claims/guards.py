@@ -127,7 +127,7 @@ def _off(cells: Cells, side: Cell) -> float:
 def _fresh_noise(cells: Cells, contrast: Contrast) -> str | None:
     """No flow was evaluated on the noise of pairs that it, or a round before it, was trained on: it may know them by heart.
 
-    A run's own streams never meet; `paired.gather` looks at the noise itself all the same, however much of it there is.
+    A run's own streams never meet; `by_sample.gather` looks at the noise itself all the same, however much of it there is.
     """
     for cell in contrast.cells:
         if any(row["key"] in cells.reused for row in cell.rows):

@@ -12,10 +12,10 @@ from .. import paired
 from ..results import Results
 from ..statistics import holm, holm_level
 from ..store import ResultFolder
-from ..table import read_json, records
+from ..table import read_json, records, table_file
 from . import CLAIMS
 from .base import Claim, Contrast
-from .cells import Cells, NotTested
+from .cells import Cells, NotTested, needed
 
 SUPPORTED, REFUTED, INCONCLUSIVE, NOT_TESTED = "supported", "refuted", "inconclusive", "not tested"
 UNPAIRED = (
@@ -78,7 +78,8 @@ def verdicts_of(directory: Path, names: Sequence[str] = ()) -> tuple[str, list[d
     """
     folder = ResultFolder(directory)
     recorded = read_json(directory / "claims.json") or []
-    if not (directory / "results.parquet").is_file() and (directory / "results.csv").is_file() and not names:
+    kept = table_file(directory)
+    if kept is not None and kept.suffix == ".csv" and not names:
         suite = (read_json(directory / "manifest.json") or {}).get("suite") or {}
         return str(suite.get("suite") or directory.name), recorded
     results = Results.load(directory)
@@ -93,7 +94,7 @@ def judge(results: Results, claims: Sequence[Claim], per_sample: Mapping[str, An
     """The verdict on each claim, in their order, from a result's table and what its manifest says of the data.
 
     Args:
-        per_sample: values sample by sample (`paired.gather`); those of the result's folder when None. Verdicts of a folder
+        per_sample: values sample by sample (`by_sample.gather`); those of the result's folder when None. Verdicts of a folder
             that lacks them say so.
     """
     folder = results.directory if per_sample is None else None
@@ -120,9 +121,8 @@ def _judged(claim: Claim, cells: Cells) -> tuple[Verdict, Contrast | None]:
     """The verdict with its own p-value, named by the direction in which it points, and the contrast that it shows."""
     blank = Verdict(claim.label(), claim.statement, NOT_TESTED, alpha=claim.alpha, source=claim.source)
     try:
-        contrasts = claim.contrasts(cells)
-        if not contrasts:
-            raise NotTested("missing rows", f"nothing measured that speaks of it: it needs {', '.join(claim.needs())}")
+        lacking = f"nothing measured that speaks of it: it needs {', '.join(claim.needs())}"
+        contrasts = needed(claim.contrasts(cells), "missing rows", lacking)
     except NotTested as obstacle:
         return replace(blank, guard=obstacle.guard, note=obstacle.reason), None
     for contrast in contrasts:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ..contrasts import Difference, combination
 from ..statistics import satterthwaite
-from .base import Claim, Contrast
+from .base import Claim, Contrast, at_most
 from .cells import Cell, Cells
 from .guards import ALONE, TRAINED, fresh_noise, integration_error
 
@@ -113,5 +113,5 @@ class BalanceSheet(Claim):
             trained = cells.required(cell, TRAINED)
             for sign, word in ((1, "above"), (-1, "below")):
                 about, limit = f"residual of {cell.flow}, {word}", self.margin * trained.value
-                found.append(Contrast(about, combination([(sign, cell.rows)]), limit, cell, also=(trained,)))
+                found.append(at_most(about, cell, limit, sign=sign, also=(trained,)))
         return found

@@ -7,7 +7,7 @@ import math
 from pydantic import Field
 
 from .base import Contrast, Pairwise
-from .cells import Cell, Cells, NotTested
+from .cells import Cell, Cells, NotTested, needed
 from .guards import GEOMETRY
 
 
@@ -19,9 +19,7 @@ class _Straighter(Pairwise):
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
         found = [c for c in super().contrasts(cells) if not self.far or _displaced(cells, c.left) >= self.far]
-        if not found:
-            raise NotTested("far data", f"no flow moves by {self.far:g} source deviations a dimension")
-        return found
+        return needed(found, "far data", f"no flow moves by {self.far:g} source deviations a dimension")
 
 
 def _displaced(cells: Cells, cell: Cell) -> float:
@@ -41,7 +39,6 @@ class StraighterThanVP(_Straighter):
 
     name = "linear-straighter-than-vp"
     source = "Lipman et al. 2023, section 4.1 and figure 3; Liu et al. 2022, section 2.2"
-    metrics = ("straightness",)
     metric, at, than = "straightness", {"path": "rectified"}, {"path": ["vp-linear", "vp-cosine"]}
 
 
@@ -55,5 +52,4 @@ class StraighterThanVE(_Straighter):
 
     name = "linear-straighter-than-ve"
     source = "Lipman et al. 2023, section 4.1; Liu et al. 2022, section 2.2"
-    metrics = ("straightness_normalized",)
     metric, at, than = "straightness_normalized", {"path": "rectified"}, {"path": "ve"}

@@ -12,10 +12,10 @@ import numpy as np
 
 from ..contrasts import Difference, mean
 from ..errors import UserError
-from ..table import FLOW, TASK
+from ..table import FLOW, TASK, bare
 from .axes import ADAPTIVE
 from .base import Claim, Contrast
-from .cells import Cell, Cells, NotTested, bare
+from .cells import Cell, Cells, needed
 
 FEWEST = 5  # flows whose ranks can tell: with four, even the perfect order comes by chance once in 24
 
@@ -54,8 +54,7 @@ class CallsFollowStraightness(Claim):
                 flows = tasks.setdefault(tuple(cell[name] for name in TASK), {})
                 flows.setdefault(tuple(cell[name] for name in FLOW), []).append(cell)
         sets = [shared for flows in tasks.values() if len(shared := _shared(list(flows.values()))) >= FEWEST]
-        if not sets:
-            raise NotTested("too few flows", f"fewer than {FEWEST} flows of one task under one adaptive solver")
+        needed(sets, "too few flows", f"fewer than {FEWEST} flows of one task under one adaptive solver")
         straightness = [[cells.required(group[0], "straightness") for group in flows] for flows in sets]
         calls = [[mean(math.log(cell.value) for cell in group) for group in flows] for flows in sets]
         tau = mean(kendall(x, [cell.value for cell in s]) for x, s in zip(calls, straightness, strict=True))

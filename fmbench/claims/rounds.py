@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .cells import Cell, Cells, NotTested
+from .cells import Cell, Cells, NotTested, needed
 from .guards import TRAINED
 
 
@@ -16,9 +16,7 @@ def chains(cells: Cells, metric: str) -> list[list[Cell]]:
         while (following := _following(chain, later)) is not None:
             chain.append(following)
         found.append(chain)
-    if not found:
-        raise NotTested("missing rows", f"no {metric} of a flow with path = rectified")
-    return found
+    return needed(found, "missing rows", f"no {metric} of a flow with path = rectified")
 
 
 def _following(chain: list[Cell], later: list[Cell]) -> Cell | None:
@@ -31,9 +29,7 @@ def _following(chain: list[Cell], later: list[Cell]) -> Cell | None:
 def reflowed(cells: Cells, metric: str) -> list[list[Cell]]:
     """The chains with at least one round after the first."""
     found = [chain for chain in chains(cells, metric) if len(chain) > 1]
-    if not found:
-        raise NotTested("missing rows", f"no {metric} of a reflow round beside the round before it")
-    return found
+    return needed(found, "missing rows", f"no {metric} of a reflow round beside the round before it")
 
 
 def trained_cost(cells: Cells, cell: Cell, cost: str) -> Cell | None:

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from ..contrasts import combination
 from .axes import LATER
-from .base import Claim, Contrast, no_more
-from .cells import Cells, NotTested
+from .base import Claim, Contrast, at_most, no_more
+from .cells import Cells, needed
 from .guards import ALONE, GEOMETRY, TRAINED
 from .rounds import reflowed, trained_cost
 
@@ -70,10 +70,9 @@ class StraightInOneDimension(Claim):
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
         lines = [chain for chain in reflowed(cells, "straightness") if cells.dims(chain[0]) == 1]
-        if not lines:
-            raise NotTested("one dimension", "no reflowed data set that the manifest says to have one dimension")
+        needed(lines, "one dimension", "no reflowed data set that the manifest says to have one dimension")
         found = []
         for cell in (cell for chain in lines for cell in chain[1:]):
             limit = self.margin * cells.required(cell, "transport_cost").value
-            found.append(Contrast(f"S of {cell.flow}", combination([(1, cell.rows)]), limit, cell))
+            found.append(at_most(f"S of {cell.flow}", cell, limit))
         return found

@@ -7,7 +7,7 @@ from pydantic import Field
 from ..table import TASK
 from .axes import LATER
 from .base import Claim, Contrast
-from .cells import Cell, Cells, NotTested
+from .cells import Cell, Cells, NotTested, needed
 from .guards import arrived, fresh_noise, same_noise
 from .marginals import GAP, no_farther
 
@@ -37,9 +37,7 @@ class StudentsMatch(Claim):
             no_farther(cells, a, b, self.margin, f"H of {a.flow} against its teacher at {b.nfe:g} calls")
             for a, b in pairs
         ]
-        if not found:
-            raise NotTested("missing rows", "no energy_coefficient of a student beside one of its teacher's")
-        return found
+        return needed(found, "missing rows", "no energy_coefficient of a student beside one of its teacher's")
 
 
 def _teachers(student: Cell, everyone: list[Cell]) -> list[Cell]:

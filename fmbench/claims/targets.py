@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..contrasts import combination
-from .base import Claim, Contrast, no_more
-from .cells import Cells, NotTested
+from .base import Claim, Contrast, at_most, no_more
+from .cells import Cells, needed
 from .guards import arrived, integration_error, same_noise
 from .marginals import GAP, no_farther
 
@@ -26,7 +25,7 @@ class GradientIdentity(Claim):
 
     def contrasts(self, cells: Cells) -> list[Contrast]:
         found = cells.find("gradient_gap")
-        return [Contrast(f"gradients on {c.flow}", combination([(1, c.rows)]), self.margin, c) for c in found]
+        return [at_most(f"gradients on {c.flow}", c, self.margin) for c in found]
 
 
 class HasScore(Claim):
@@ -47,8 +46,7 @@ class HasScore(Claim):
     def contrasts(self, cells: Cells) -> list[Contrast]:
         scores = cells.find("marginal_gap", path="rectified", prediction="score")
         pairs = [(cell, other) for cell in scores for other in cells.partners(cell, prediction="velocity")]
-        if not pairs:
-            raise NotTested("missing rows", "no marginal_gap of path = rectified with prediction = score and velocity")
+        needed(pairs, "missing rows", "no marginal_gap of path = rectified with prediction = score and velocity")
         return [
             no_farther(cells, score, velocity, self.margin, f"H of {score.flow} against {velocity.flow}")
             for score, velocity in pairs
@@ -74,6 +72,5 @@ class WrongTargetFails(Claim):
     def contrasts(self, cells: Cells) -> list[Contrast]:
         right = cells.find("marginal_gap", path="rectified", prediction="velocity")
         pairs = [(cell, wrong) for cell in right for wrong in cells.partners(cell, path="over-time")]
-        if not pairs:
-            raise NotTested("missing rows", "no marginal_gap of path = over-time beside path = rectified")
+        needed(pairs, "missing rows", "no marginal_gap of path = over-time beside path = rectified")
         return [no_more(cell, wrong, -self.margin) for cell, wrong in pairs]

@@ -7,7 +7,7 @@ from pydantic import Field
 from ..table import FLOW, TASK
 from .axes import Some
 from .base import Claim, Contrast, both_ways, pairwise
-from .cells import Cells, NotTested
+from .cells import Cells, needed
 from .guards import integration_error, marginal_error, same_noise
 
 LOGIT_NORMAL, UNIFORM = {"times": "logit-normal"}, {"times": "uniform"}
@@ -32,8 +32,7 @@ class PredictionsSameODE(Claim):
     def _of(self, cells: Cells, metric: str) -> list[Contrast]:
         others = [cell for cell in cells.find(metric) if cell["prediction"] != "velocity"]
         pairs = [(cell, same) for cell in others for same in cells.partners(cell, prediction="velocity")]
-        if not pairs:
-            raise NotTested("missing rows", f"no {metric} of another prediction beside prediction = velocity")
+        needed(pairs, "missing rows", f"no {metric} of another prediction beside prediction = velocity")
         return [contrast for a, b in pairs for contrast in both_ways(a, b, self.margin * b.value)]
 
 

@@ -17,11 +17,12 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from ..disk import sha256_of
 from ..errors import UserError
+from ..grouping import grouped
 
 Kind = Literal["parquet", "pictures"]
 
@@ -124,9 +125,7 @@ def _source(folder: Path | None, prefix: str, splits: Sequence[str]) -> Source |
         kind, files = "pictures", [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not files:
         return None
-    by_split: dict[str, list[Path]] = {}
-    for path in files:
-        by_split.setdefault(_split_of(path.relative_to(folder)), []).append(path)
+    by_split = grouped(files, lambda path: _split_of(path.relative_to(folder)))
     for split in splits:
         if split not in by_split:
             there = ", ".join(f"{len(paths)} of {split}" for split, paths in sorted(by_split.items()) if split)
@@ -149,22 +148,11 @@ def _split_of(path: Path) -> str:
 def _digest(folder: Path, kind: Kind, paths: Iterable[Path]) -> str:
     # A picture's path tells its label; a parquet file holds all that matters.
     names = ("" if kind == "parquet" else path.relative_to(folder).as_posix() for path in paths)
-    return _sha256(f"{_file_digest(path, *_stamp(path))} {name}" for path, name in zip(paths, names, strict=True))
+    return _sha256(f"{sha256_of(path)} {name}" for path, name in zip(paths, names, strict=True))
 
 
 def _sha256(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-@cache
-def _file_digest(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _snapshot(hub: str, *, download: bool) -> Path | None:

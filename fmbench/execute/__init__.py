@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..errors import UserError
+from ..grouping import grouped
 from ..stages.flow import FlowSpec, PairsSpec
 from ..stages.measure import AloneSpec, MeasureSpec, PairingSpec
 from ..stages.sample import ReferenceSpec, SampleSpec
@@ -51,12 +54,6 @@ class Missing:
         return sum(job.amounts().get(what, 0) for job in self.jobs)
 
 
-def stored(store: Store, key: str) -> Outcome | None:
-    """The outcome of a value measured before, or None."""
-    info = store.info(key)
-    return None if info is None else Outcome(**info)
-
-
 def missing(plan: Plan, store: Store, workers: int = 1, devices_per_flow: int = 1) -> Missing:
     """Compares a plan with the store, and cuts what is left into jobs for so many workers.
 
@@ -66,13 +63,11 @@ def missing(plan: Plan, store: Store, workers: int = 1, devices_per_flow: int = 
         UserError: a batch of what is to be trained cannot be shared by so many devices.
     """
     specs = {cell.spec.key: cell.spec for cell in plan.cells}
-    outcomes = {key: found for key in specs if (found := stored(store, key)) is not None}
+    outcomes = {key: Outcome(**info) for key in specs if (info := store.info(key)) is not None}
     alone = [spec for key, spec in specs.items() if key not in outcomes and not isinstance(spec, MeasureSpec)]
     measures = [spec for key, spec in specs.items() if key not in outcomes and isinstance(spec, MeasureSpec)]
 
-    by_cell: dict[str, list[MeasureSpec]] = {}
-    for spec in measures:
-        by_cell.setdefault(spec.cell.key, []).append(spec)
+    by_cell = grouped(measures, lambda spec: spec.cell.key)
     pairings = [spec.pairs for spec in alone if isinstance(spec, PairingSpec) and spec.pairs is not None]
     jobs: list[Job] = [_alone_job(spec) for spec in alone]
     references = {r.key: r for spec in measures for r in (spec.reference, spec.teacher) if r is not None}
@@ -131,15 +126,13 @@ def _flow_jobs(
         want(flow)
     for spec in pairs:
         want_pairs(spec)
-    groups: dict[str, list[FlowSpec]] = {}
     for flow in wanted.values():
         if flow.train.batch % devices_per_flow:
             raise UserError(
                 f"--devices-per-flow {devices_per_flow}: train.batch = {flow.train.batch} cannot be shared equally. "
                 "Give a divisor of the batch, or another batch (--set train.batch=…)"
             )
-        siblings = flow.model_copy(update={"seed": 0, "pairs": None}).key
-        groups.setdefault(siblings, []).append(flow)
+    groups = grouped(wanted.values(), lambda flow: flow.model_copy(update={"seed": 0, "pairs": None}).key)
     beside = Counter(_level(group[0]) for group in groups.values())  # groups that can train at the same time
     trainings: list[TrainJob] = []
     for group in groups.values():
@@ -306,8 +299,6 @@ def devices_for(
     Raises:
         UserError: the device or the cluster is not there.
     """
-    import torch
-
     if devices_per_flow < 1:
         raise UserError(f"--devices-per-flow {devices_per_flow}: at least 1")
     if ray is not None:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import UserError
+from ..plugins import load_plugins
 
 START = "from fmbench.lifeline import hold_on_to; hold_on_to({parent}); from {module} import main; main()"
 OWN_COMPONENTS = (
@@ -31,21 +32,24 @@ class NotShared(UserError):
     """A job names what another process cannot know. It ends the run: that process hears nothing more."""
 
 
+def environment() -> dict[str, str]:
+    """What a worker process needs to be told: this package, and one thread, which makes results independent of the cores."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # read as they load
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return {**threads, "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
 class Child:
     """The parent's side. The first thing sent is a greeting: a mapping with the `plugins` that the child must know."""
 
     def __init__(self, module: str, heard: Tell):
         """Starts `main` of a module; `heard` is called, on a thread, with every message, and at its death with "died"."""
-        # Read when the numerical libraries load: one thread a worker, which also makes results independent of the cores.
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self.heard = heard
         self.process = subprocess.Popen(
             [sys.executable, "-c", START.format(parent=os.getpid(), module=module)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **threads, "PYTHONPATH": path},
+            env={**os.environ, **environment()},
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
         self.listener = threading.Thread(target=self._listen, daemon=True)
@@ -102,8 +106,6 @@ def connected() -> tuple[dict[str, Any], Callable[[], Any], Tell]:
                 return
 
     greeting = pickle.load(sys.stdin.buffer)
-    from ..plugins import load_plugins
-
     load_plugins(greeting["plugins"])  # before the first job, which may name what they define
     threading.Thread(target=read, daemon=True).start()
     return greeting, inbox.get, tell

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UserError
+from ..plugins import load_plugins
 from ..store import Store
+from .child import environment
 from .jobs import Bench, Job
 from .outcomes import Outcome
 from .workers import Message, Worker, one_thread
@@ -22,8 +24,6 @@ class Serving:
     """The actor's side: a bench on the node where Ray has put it."""
 
     def __init__(self, store: Store, device: str, plugins: Sequence[str]):
-        from ..plugins import load_plugins
-
         load_plugins(plugins)  # before the first job, which may name what they define
         self.heard: Progress = []
         self.bench = Bench(store, device, lambda what, amount: self.heard.append((what, amount)))
@@ -44,15 +44,9 @@ class RayWorker(Worker):
     def __init__(self, messages: queue.Queue[Message], device: str, store: Store, plugins: Sequence[str]):
         super().__init__(messages, device)
         ray = _ray()
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        kind = ray.remote(
-            num_cpus=1, num_gpus=int(device != "cpu"), runtime_env={"env_vars": {**threads, "PYTHONPATH": paths}}
-        )
-        self.actor = kind(Serving).remote(
-            store, device, [os.path.abspath(p) if str(p).endswith(".py") else p for p in plugins]
-        )
+        kind = ray.remote(num_cpus=1, num_gpus=int(device != "cpu"), runtime_env={"env_vars": environment()})
+        files = [os.path.abspath(p) if str(p).endswith(".py") else p for p in plugins]
+        self.actor = kind(Serving).remote(store, device, files)
 
     def _start(self, job: Job) -> None:
         threading.Thread(target=self._wait, args=(self.actor.run.remote(job),), daemon=True).start()

@@ -13,6 +13,7 @@ import torch
 
 from ..errors import Diverged
 from ..flow.velocity import Field, Velocity
+from ..grouping import grouped
 from ..identity import key_of
 from ..metrics.base import Resources
 from ..metrics.features.desk import Desk, at
@@ -66,9 +67,9 @@ class Job:
         return {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainJob(Job):
-    flows: tuple[FlowSpec, ...] = ()
+    flows: tuple[FlowSpec, ...]
 
     def pieces(self) -> list[Job]:
         return [train_job([flow]) for flow in self.flows] if len(self.flows) > 1 else []
@@ -83,24 +84,24 @@ def train_job(flows: Sequence[FlowSpec]) -> TrainJob:
     return TrainJob(tuple(flow.key for flow in flows), needs, flows=tuple(flows))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairsJob(Job):
-    pairs: PairsSpec | None = None
+    pairs: PairsSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CellJob(Job):
     """One solve (a sampled cell or the reference) and the metrics of it that are missing.
 
     `lacking` is how the reference solve behind a sampled cell failed: only metrics that look at it fall with it.
     """
 
-    cell: SampleSpec | ReferenceSpec | None = None
+    cell: SampleSpec | ReferenceSpec
     measures: tuple[MeasureSpec, ...] = ()
     lacking: Outcome | None = None
 
     def pieces(self) -> list[Job]:
-        if self.cell is None or not self.measures or self.cell.key not in self.provides:
+        if not self.measures or self.cell.key not in self.provides:
             return []
         solve = CellJob((self.cell.key,), self.needs, cell=self.cell)
         needs = (*self.needs, self.cell.key)
@@ -113,15 +114,15 @@ class CellJob(Job):
         return super().without(key, broken)
 
     def amounts(self) -> Amounts:
-        solves = self.cell is not None and self.cell.key in self.provides  # not where one of its values is tried alone
+        solves = self.cell.key in self.provides  # not where one of its values is tried alone
         return {"sampled": int(solves), "measured": len(self.measures)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AloneJob(Job):
     """One value that needs no solve: a floor, an exact value, a property of a coupling."""
 
-    value: AloneSpec | None = None
+    value: AloneSpec
 
     def amounts(self) -> Amounts:
         return {"measured": 1}
@@ -142,18 +143,14 @@ class Bench:
         """The outcome of every key that the job provides. Only what ends the run escapes: a refused write, and what
         another process cannot know."""
         with products("float32", self.device):  # unless a stage says otherwise
-            return self._run(job)
-
-    def _run(self, job: Job) -> dict[str, Outcome]:
-        if isinstance(job, TrainJob):
-            return self._train(job.flows)
-        if isinstance(job, PairsJob) and job.pairs is not None:
-            spec = job.pairs
-            return {spec.key: self._attempt(lambda: self._pairs(spec))}
-        if isinstance(job, CellJob) and job.cell is not None:
-            return self._cell(job.cell, job.measures, job.lacking)
-        if isinstance(job, AloneJob) and job.value is not None:
-            return {job.value.key: self._alone(job.value)}
+            if isinstance(job, TrainJob):
+                return self._train(job.flows)
+            if isinstance(job, PairsJob):
+                return {job.pairs.key: self._attempt(partial(self._pairs, job.pairs))}
+            if isinstance(job, CellJob):
+                return self._cell(job.cell, job.measures, job.lacking)
+            if isinstance(job, AloneJob):
+                return {job.value.key: self._alone(job.value)}
         raise TypeError(f"no job: {job!r}")
 
     def _train(self, flows: Sequence[FlowSpec]) -> dict[str, Outcome]:
@@ -164,11 +161,11 @@ class Bench:
             missing = [flow for flow in flows if not self.store.has(flow.key)]
             outcomes |= {flow.key: Outcome() for flow in flows if flow not in missing}
             states = {flow.key: self.store.checkpoint(flow.key) for flow in missing}
-            groups: dict[int, list[FlowSpec]] = {}
-            for flow in missing:
-                state = states[flow.key]
-                groups.setdefault(0 if state is None else int(state["step"]), []).append(flow)
-            for step, group in groups.items():
+
+            def step_of(flow: FlowSpec) -> int:
+                return 0 if (state := states[flow.key]) is None else int(state["step"])
+
+            for step, group in grouped(missing, step_of).items():
                 self.progress("trained", sum(step * flow.train.batch for flow in group))
                 try:
                     trained = training(
@@ -277,7 +274,10 @@ class Bench:
         return [stage(spec, self._field(spec.flow), self.device, range(n), *given)]
 
     def _measure(self, spec: MeasureSpec, lacking: Outcome | None) -> Outcome:
-        geometry, steps = geometry_of(self.store, spec.reference) if lacking is None else _lost(spec, lacking)
+        nothing: Any = lacking and Lacking(Lost(lacking))  # in place of what the reference solve failed to find
+        geometry, steps = (
+            (nothing, spec.reference.max_steps) if lacking else geometry_of(self.store, spec.reference.key)
+        )
         if isinstance(spec.cell, ReferenceSpec):
             facts = self.store.info(spec.cell.key) or {}
             generated, resources = geometry.z1, Resources(facts["nfe"], (facts["took"],), None)
@@ -289,7 +289,9 @@ class Bench:
             resources = Resources(*costs)
         field_ = called_from_cpu(self._field(spec.cell.flow), self.device)
         pairs = pairs_of(self.store, spec.cell.flow.pairs)
-        teacher = None if spec.teacher is None else geometry if lacking else geometry_of(self.store, spec.teacher)[0]
+        teacher = (
+            None if spec.teacher is None else geometry if lacking else geometry_of(self.store, spec.teacher.key)[0]
+        )
         seen = evidence(spec.cell, generated, geometry, resources, field_, steps, pairs, teacher)
         outcome = valued(spec.metric.measure(seen))
         vjps = seen.velocity.vjps if isinstance(seen.velocity, Velocity) else 0
@@ -337,8 +339,3 @@ class Bench:
             raise
         except Exception as error:
             return failure(error)
-
-
-def _lost(spec: MeasureSpec, outcome: Outcome) -> tuple[Any, int]:
-    """In place of `geometry_of`, where the reference solve failed."""
-    return Lacking(Lost(outcome)), spec.reference.max_steps

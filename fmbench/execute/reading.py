@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ..flow.velocity import Field
-from ..identity import Spec
 from ..metrics.base import Geometry
 from ..stages.flow import FlowSpec, Pairs, PairsSpec, velocity_field
-from ..stages.sample import PILOT, SOLVED, ReferenceSpec
+from ..stages.sample import PILOT, SOLVED
 from ..store import Store
 
 
-class _Hashable:
-    """A specification as a cache argument: equal when its key is."""
+@dataclass(frozen=True)
+class _Keyed:
+    """A flow as a cache argument: equal when its key is."""
 
-    def __init__(self, spec: Spec):
-        self.spec = spec
-
-    def __hash__(self) -> int:
-        return hash(self.spec.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashable) and other.spec.key == self.spec.key
+    key: str
+    flow: FlowSpec = field(compare=False)
 
 
 def field_of(store: Store, flow: FlowSpec, device: str) -> Field:
     """A flow's velocity on a device."""
-    return _field(store, _Hashable(flow), device)
+    return _field(store, _Keyed(flow.key, flow), device)
 
 
 def called_from_cpu(field: Field, device: str) -> Field:
@@ -41,20 +36,15 @@ def pairs_of(store: Store, spec: PairsSpec | None) -> Pairs | None:
     return None if spec is None else _pairs(store, spec.key)
 
 
-def geometry_of(store: Store, spec: ReferenceSpec) -> tuple[Geometry, int]:
-    """What a reference solve found, and its steps."""
-    return _geometry(store, spec.key)
+@lru_cache(maxsize=4)
+def _field(store: Store, kept: _Keyed, device: str) -> Field:
+    weights = store.read(kept.key).tensors if kept.flow.model.trained else None
+    return velocity_field(kept.flow, weights, device)
 
 
 @lru_cache(maxsize=4)
-def _field(store: Store, flow: _Hashable, device: str) -> Field:
-    assert isinstance(flow.spec, FlowSpec)
-    weights = store.read(flow.spec.key).tensors if flow.spec.model.trained else None
-    return velocity_field(flow.spec, weights, device)
-
-
-@lru_cache(maxsize=4)
-def _geometry(store: Store, key: str) -> tuple[Geometry, int]:
+def geometry_of(store: Store, key: str) -> tuple[Geometry, int]:
+    """What the reference solve of this key found, and its steps."""
     artefact = store.read(key)
     tensors = {name: artefact.tensors[name] for name in ("z0", *SOLVED)}
     pilot = artefact.info.get("pilot", min(PILOT, len(tensors["z0"])))

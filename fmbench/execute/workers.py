@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ..errors import UserError
 from ..store import Store
 from .child import Child, Tell, connected
@@ -119,8 +121,6 @@ def _bench(store: Store, device: str, devices_per_flow: int, plugins: Sequence[s
 @contextlib.contextmanager
 def one_thread(device: str) -> Any:
     """On a CPU, small models are fastest on one thread, and one thread computes the same bits everywhere."""
-    import torch
-
     before = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)

@@ -60,10 +60,10 @@ def indices(
         raise UserError(
             f"coupling '{coupling.name}': pair gives {got}, not two tensors of int64 indices (i, j): x0[i] goes with x1[j]"
         )
-    if not isinstance(found, tuple) or [getattr(index, "shape", None) for index in found] != [x0.shape[:1]] * 2:
-        given = [tuple(getattr(index, "shape", ())) for index in found] if isinstance(found, tuple) else type(found)
+    given = [tuple(index.shape) for index in found] if isinstance(found, tuple) else type(found).__name__
+    if given != [(len(x0),)] * 2:
         raise UserError(
-            f"coupling '{coupling.name}': pair gives {getattr(given, '__name__', given)} for a minibatch of {len(x0)}, "
+            f"coupling '{coupling.name}': pair gives {given} for a minibatch of {len(x0)}, "
             f"not two index tensors (i, j) of shape ({len(x0)},)"
         )
     return found
@@ -204,9 +204,3 @@ class Sinkhorn(Coupling):
 def _same_shape(x0: Tensor, x1: Tensor) -> None:
     if x0.shape != x1.shape:
         raise ValueError(f"x0 {tuple(x0.shape)} and x1 {tuple(x1.shape)} must have the same shape")
-
-
-def cost(x0: Tensor, x1: Tensor, i: Tensor, j: Tensor) -> float:
-    """Transport cost of a pairing: the mean of ‖x1[j] − x0[i]‖² in float64, data units²."""
-    difference = x1.flatten(1)[j.to(x1.device)].double() - x0.flatten(1)[i.to(x0.device)].double()
-    return difference.square_().sum(1).mean().item()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ Field = Callable[..., Tensor]
 """`(t, x) -> v`, of a conditional flow `(t, x, label) -> v`; t `()` or `(B,)`, x and v `(B, *shape)`, label `(B,)`."""
 
 
+@dataclass(eq=False)
 class Velocity:
     """A field with its counters, the path that it belongs to and, if asked, a budget.
 
@@ -29,24 +32,16 @@ class Velocity:
         max_nfe: the call that would exceed it raises `BudgetExceeded`.
     """
 
-    def __init__(
-        self,
-        field: Field,
-        *,
-        path: Path | None = None,
-        label: Tensor | None = None,
-        guidance: float = 1.0,
-        max_nfe: float = float("inf"),
-    ):
-        self.field = field
-        self.path = path
-        self.label = label
-        self.guidance = guidance
-        self.calls_per_evaluation = calls(guidance)
-        self.max_nfe = max_nfe
-        self.nfe = 0
-        self.evaluations = 0
-        self.vjps = 0
+    field: Field
+    _: KW_ONLY
+    path: Path | None = None
+    label: Tensor | None = None
+    guidance: float = 1.0
+    max_nfe: float = math.inf
+
+    def __post_init__(self) -> None:
+        self.calls_per_evaluation = calls(self.guidance)
+        self.nfe = self.evaluations = self.vjps = 0
 
     def __call__(self, t: Tensor, x: Tensor, index: Tensor | None = None) -> Tensor:
         """v(t, x); `index` `(B',)` says which of the batch's samples x are, where some have left it."""

@@ -215,10 +215,7 @@ class TwoSampleMetric(Metric):
         return take_up_to(data, split, n, seed)
 
     def measure(self, evidence: Evidence) -> Estimate:
-        x = evidence.generated
-        if self.n is not None and self.n > len(x):
-            raise Skip(f"n = {self.n} samples asked for, {len(x)} generated: raise sample.n or lower the metric's n")
-        x = x[: self.n or self.most]
+        x = first_generated(evidence, self.n)[: self.n or self.most]
         return self.distance(_flat(x), _flat(self.real(evidence.data, self.against, len(x), evidence.seed)))
 
     def floor(self, data: Data, n: int, seed: int) -> Estimate | None:
@@ -254,6 +251,14 @@ class CouplingMetric(Metric):
 
     def measure(self, evidence: Pairing) -> Estimate:
         raise NotImplementedError
+
+
+def first_generated(evidence: Evidence, n: int | None) -> Tensor:
+    """The first n generated samples, all when None."""
+    x = evidence.generated
+    if n is not None and n > len(x):
+        raise Skip(f"n = {n} samples asked for, {len(x)} generated: raise sample.n or lower the metric's n")
+    return x[:n]
 
 
 def take_up_to(data: Data, split: Split, n: int, seed: int) -> Tensor:

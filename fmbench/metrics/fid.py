@@ -11,14 +11,14 @@ import torch
 from pydantic import PositiveInt, field_validator
 from torch import Tensor
 
-from ..data.base import Data, FiniteData, Split
+from ..data.base import Data, FiniteData
 from ..errors import Skip
 from ..statistics import Estimate
-from .base import Evidence, Metric, take_up_to
+from .base import Evidence, Metric, first_generated, take_up_to
 from .features import Extractor, extractor
 from .features.base import QUANTISER, check_images, loaded
 from .features.desk import desk
-from .features.summary import Reference, Summary, positions, reference, shuffled, summarise
+from .features.summary import Summary, positions, reference, shuffled, summarise
 from .frechet import frechet_distance, influence, moments, transport
 
 FID_IMAGES = 50_000
@@ -55,10 +55,7 @@ class FeatureMetric(Metric):
         raise NotImplementedError
 
     def measure(self, evidence: Evidence) -> Estimate:
-        x = evidence.generated
-        if self.n is not None and self.n > len(x):
-            raise Skip(f"n = {self.n} samples asked for, {len(x)} generated: raise sample.n or lower the metric's n")
-        return self._against(evidence.data, x[: self.n])
+        return self._against(evidence.data, first_generated(evidence, self.n))
 
     def has_floor(self, data: Data) -> bool:
         try:
@@ -72,21 +69,13 @@ class FeatureMetric(Metric):
         return self._against(data, take_up_to(data, "test", self.n or n, seed)) if self.has_floor(data) else None
 
     def _against(self, data: Data, x: Tensor) -> Estimate:
-        split: Split = "train"
-        real = reference(data, split, self.extractor)
+        real = reference(data, self.extractor)
         estimate = self.compare(summarise(x, self.extractor), real.summary)
-        return _with_protocol(estimate, self.extractor, self.features, f"{data.label()} {split}", real)
-
-
-def _with_protocol(estimate: Estimate, extractor: Extractor, name: str, of: str, real: Reference) -> Estimate:
-    weights = extractor.weights()
-    parts = [
-        f"features {name}" + (f" (weights sha256 {weights})" if weights else ""),
-        f"reference {of}, {real.summary.count} images (sha256 {real.sha256})",
-        QUANTISER,
-        *([estimate.protocol] if estimate.protocol else []),
-    ]
-    return replace(estimate, protocol="; ".join(parts))
+        weights = self.extractor.weights()
+        features = f"features {self.features}" + (f" (weights sha256 {weights})" if weights else "")
+        against = f"reference {data.label()} train, {real.summary.count} images (sha256 {real.sha256})"
+        protocol = "; ".join(filter(None, [features, against, QUANTISER, estimate.protocol]))
+        return replace(estimate, protocol=protocol)
 
 
 def on_kept(x: Summary, real: Summary) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..flow.oracles import MixtureVelocity
 from ..flow.velocity import Velocity
-from ..solvers.fourth_order import RK4
+from ..solvers.runge_kutta import RK4
 
 STEPS = 128  # of RK4 from the data to the source: errors of 1e-7
 

@@ -66,14 +66,8 @@ def of_two(value: float, u: Tensor, v: Tensor) -> Estimate:
     if min(len(u), len(v)) < 2:
         return Estimate(value, math.inf, len(u))
     parts = [(x.var().item() / len(x), len(x) - 1) for x in (u, v)]
-    return Estimate(value, spread(u, v), len(u), satterthwaite(parts))
-
-
-def spread(u: Tensor, v: Tensor) -> float:
-    """√(var(u)/n + var(v)/m), infinite with fewer than two on a side."""
-    if min(len(u), len(v)) < 2:
-        return math.inf
-    return (u.var() / len(u) + v.var() / len(v)).sqrt().item()
+    stderr = (u.var() / len(u) + v.var() / len(v)).sqrt().item()
+    return Estimate(value, stderr, len(u), satterthwaite(parts))
 
 
 def exact_transport(x: Tensor, y: Tensor) -> Transport:

@@ -104,9 +104,7 @@ def path_energy(flow: Exact) -> float | None:
     """∫ E‖v(t, Z_t)‖² dt."""
     if (one := gaussian(flow)) is not None:
         return one.path_energy()
-    if known(flow) is None or not _from_source_to_data(flow.path):
-        return None
-    energies = _energies(flow.path, flow.data)
+    energies = _mixture_energies(flow)
     return None if energies is None else energies[1]
 
 
@@ -114,10 +112,13 @@ def minimal_loss(flow: Exact) -> float | None:
     """E‖u_t − v(t, x_t)‖² at a uniform time in [0, end_time]."""
     if (one := gaussian(flow)) is not None:
         return one.minimal_loss()
-    if known(flow) is None or not _from_source_to_data(flow.path):
-        return None
-    energies = _energies(flow.path, flow.data)
+    energies = _mixture_energies(flow)
     return None if energies is None else energies[0] - energies[1]
+
+
+def _mixture_energies(flow: Exact) -> tuple[float, float] | None:
+    whole = known(flow) is not None and _from_source_to_data(flow.path)
+    return _energies(flow.path, flow.data) if whole else None
 
 
 def is_solved(flow: Exact) -> bool:

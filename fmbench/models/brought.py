@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, unknown
-from ..foreign import importing_from, named
+from ..plugins import importing_from, named
 from ..randomness import seed_of
 
 Arguments = Literal["auto", "t, x", "x, t"]
@@ -90,8 +90,7 @@ def label_argument(call: Callable[..., Any]) -> str:
     Raises:
         UserError: it takes none.
     """
-    of = call.forward if isinstance(call, nn.Module) else call
-    parameters = inspect.signature(of).parameters.values()
+    parameters = _parameters(call)
     named = [p.name for p in parameters if p.name in LABELS]
     if not named and any(p.kind is p.VAR_KEYWORD for p in parameters):
         return "label"
@@ -161,11 +160,14 @@ def _made(factory: str) -> Brought:
     return Brought(found, code.sha256)
 
 
+def _parameters(call: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(call.forward if isinstance(call, nn.Module) else call).parameters.values())
+
+
 def _required(call: Callable[..., Any], at_least: int) -> list[str]:
     """Names of the positional arguments without a default, or the first `at_least` positional ones."""
     try:
-        of = call.forward if isinstance(call, nn.Module) else call
-        parameters = inspect.signature(of).parameters.values()
+        parameters = _parameters(call)
     except (TypeError, ValueError):
         return ["?"] * max(at_least, 1)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

@@ -66,15 +66,13 @@ class External(Elsewhere):
         return short_name(self.factory)
 
     def label(self) -> str:
-        names = {name: value and os.path.basename(value.rstrip("/")) for name, value in self._places().items()}
+        places = {"factory": self.factory, "weights": self.weights}
+        names = {name: place and os.path.basename(place.rstrip("/")) for name, place in places.items()}
         return Component.label(self.model_copy(update={**names, "digest": None}))
 
     def identity(self) -> dict[str, Any]:
         """Where the code and the weights lie shapes nothing: what they are does."""
         return {**super().identity(), "factory": split(self.factory)[1], "weights": None}
-
-    def _places(self) -> dict[str, str | None]:
-        return {"factory": self.factory, "weights": self.weights}
 
     def noise(self, path: Path) -> tuple[float, float]:
         """Mean and standard deviation of the source that is standard normal where the field looks at it."""

@@ -19,7 +19,7 @@ from ..contrasts import combination, mean_value
 from ..errors import UserError
 from ..results import Results
 from ..statistics import holm
-from ..table import cell_key, flow_labels, of_flows, records, sampler_labels
+from ..table import bare, cell_key, flow_labels, of_flows, of_lines, records, sampler_labels
 
 BETTER, WORSE, SAME, INCOMPARABLE = "better", "worse", "no significant difference", "not comparable"
 UNDIRECTED = "no direction: it differs, and the metric is neither better higher nor lower"
@@ -66,8 +66,7 @@ def compare(a: Results, b: Results, alpha: float = 0.05) -> pd.DataFrame:
         if line["verdict"] != SAME and line["higher_is_better"] is None:
             line |= {"verdict": INCOMPARABLE, "reason": UNDIRECTED}
         line["p_value"] = p_value
-    columns = {name: pd.Series([line[name] for line in lines], dtype=object) for name in COLUMNS}
-    return pd.DataFrame(columns).astype(dict[Any, Any](COLUMNS))
+    return of_lines(lines, COLUMNS)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -147,7 +146,7 @@ def _obstacle(rows_a: list[Row], rows_b: list[Row], a: Results, b: Results) -> s
     scales = [side.manifest.get("data", {}).get(rows_a[0]["data"]) for side in (a, b)]
     if all(isinstance(scale, dict) for scale in scales) and not _close(*scales):
         return f"data scale differs: {json.dumps(scales[0])} against {json.dumps(scales[1])}"
-    if str(rows_a[0]["metric"]).partition("[")[0] in MACHINE:
+    if bare(rows_a[0]["metric"]) in MACHINE:
         hardware = [side.manifest.get("hardware") for side in (a, b)]
         devices = [sorted({str(row["device"]) for row in rows}) for rows in (rows_a, rows_b)]
         if None in hardware:

@@ -86,7 +86,7 @@ def render_page(results: Sequence[Results]) -> str:
         titles=titles,
         together=together,
         note=NOTE,
-        vega=Markup(_vega()),
+        vega=Markup(vega()),
     )
 
 
@@ -225,13 +225,8 @@ def _together(results: Sequence[Results]) -> dict[str, Any]:
     return {"section": section, "verdicts": verdicts}
 
 
-def prepare() -> None:
-    """What every page needs, made ready while something else is computed."""
-    _vega()
-
-
 @cache
-def _vega() -> str:
+def vega() -> str:
     """Vega, Vega-Lite and their embedding as one script that needs nothing else; cached, for bundling takes seconds."""
     identity = {
         "stage": "vega",

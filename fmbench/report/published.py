@@ -8,21 +8,16 @@ from typing import Any
 import pandas as pd
 
 from .. import published
-from ..published import bare_name
+from ..grouping import grouped
 from ..results import Results
-from ..table import REFERENCE, of_flows, records
+from ..table import REFERENCE, bare, of_flows, records
 from .tables import Cell, Grid, interval_cell
 
 Row = dict[str, Any]
 
 FINE = 50  # calls from which a solve is held against our reference solve as if it were one
-UNBIASED = {
-    "npe",
-    "path_energy",
-    "nll",
-    "bits_per_dim",
-    "nfe",
-}  # more samples make these surer, not lower (npe: hardly)
+UNBIASED = {"npe", "path_energy", "nll", "bits_per_dim", "nfe"}
+"""More samples make these surer, not lower (npe: hardly)."""
 
 
 class Notes:
@@ -70,10 +65,8 @@ def beside_grid(results: Results) -> Grid | None:
     published value states its error. What the suite knows of the difference (its `differences`) is noted there, too.
     """
     summary, known = results.summary(), results.suite.get("differences") or []
-    ours: dict[tuple[str, ...], list[Row]] = {}
-    for row in records(summary[of_flows(summary)]):
-        if row["mean"] is not None:
-            ours.setdefault(_place(row["data"], row["source"], row["method"], row["metric"]), []).append(row)
+    measured = [row for row in records(summary[of_flows(summary)]) if row["mean"] is not None]
+    ours = grouped(measured, lambda row: _place(*(row[name] for name in ("data", "source", "method", "metric"))))
     notes, lines = Notes(), []
     for theirs in records(published.load()):
         found = ours.get(_place(theirs["dataset"], theirs["source"], theirs["method"], theirs["metric"]), [])
@@ -99,7 +92,7 @@ def beside_grid(results: Results) -> Grid | None:
 
 def _is_about(difference: Row, ours: Row) -> bool:
     """Whether a `schema.Difference` of the resolved suite speaks of this value."""
-    names = {"data": {ours["data"], bare_name(ours["data"])}, "method": {ours["method"]}, "metric": {ours["metric"]}}
+    names = {"data": {ours["data"], bare(ours["data"])}, "method": {ours["method"]}, "metric": {ours["metric"]}}
     return all(not difference[what] or names[what].intersection(difference[what]) for what in names)
 
 
@@ -153,7 +146,7 @@ def _sampler(row: Row) -> str:
 
 
 def _place(data: str | None, source: str | None, method: str | None, metric: str | None) -> tuple[str, ...]:
-    return tuple(bare_name(str(label)) for label in (data, source, method, metric))
+    return tuple(map(bare, (data, source, method, metric)))
 
 
 def _likeness(ours: Row, theirs: Row) -> tuple[bool, bool, bool, float]:

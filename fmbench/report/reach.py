@@ -15,13 +15,13 @@ from .tables import Cell, Grid, tasks
 WITHIN = 0.05
 
 
-def reach_grids(results: Results, within: float = WITHIN) -> list[Grid]:
+def reach_grids(results: Results) -> list[Grid]:
     """For each task: fixed-step solvers down, flows across; cells read "8 (4 to 16)", calls and their 95 % interval.
 
     Empty where the question does not apply: no fixed-step solver with two budgets, or a main metric without a direction.
     """
     try:
-        table = results.nfe_to_reach(within=within)
+        table = results.nfe_to_reach(within=WITHIN)
     except UserError:
         return []
     table = table[table["budgets"] + table["failed"] > 1]  # one budget is no answer to how many
@@ -29,7 +29,7 @@ def reach_grids(results: Results, within: float = WITHIN) -> list[Grid]:
         return []
     parts = tasks(table)
     title = (
-        f"Network calls to come within {100 * within:g} % of the flow's own best {results.main_metric} (95 % interval)"
+        f"Network calls to come within {100 * WITHIN:g} % of the flow's own best {results.main_metric} (95 % interval)"
     )
     return [_grid(f"{title} · {name}" if len(parts) > 1 else title, part) for name, part in parts]
 

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ..contrasts import Difference
+from ..grouping import grouped
 from ..results import Results, interval_text
 from ..statistics import holm, satterthwaite
 from ..table import FLOOR, REFERENCE, TRUTH, flow_labels, of_flows, records, sampler_labels
@@ -51,11 +52,6 @@ def sampled_metrics(results: Results) -> list[str]:
     solver = results.table["solver"]
     names = results.table.loc[solver.notna() & solver.ne(REFERENCE), "metric"].dropna().unique()
     return sorted((str(name) for name in names), key=lambda name: name != results.main_metric)
-
-
-def flow_metrics(results: Results) -> list[str]:
-    """Metrics of the flow itself, in the table's order."""
-    return [str(x) for x in results.table.loc[results.table["solver"] == REFERENCE, "metric"].dropna().unique()]
 
 
 def sampled_grid(summary: pd.DataFrame, metric: str) -> Grid:
@@ -246,9 +242,8 @@ def _tells(summary: pd.DataFrame, metric: str, main: str) -> bool:
 def failures(results: Results) -> list[Row]:
     """Every row that is not ok, those with the same flow, solver, status and reason taken together."""
     rows = results.table.assign(flow=flow_labels(results.table), sampler=sampler_labels(results.table))
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in records(rows[rows["status"].ne("ok").fillna(True)]):
-        groups.setdefault(tuple(row[name] for name in ("flow", "sampler", "status", "reason")), []).append(row)
+    bad = records(rows[rows["status"].ne("ok").fillna(True)])
+    groups = grouped(bad, lambda row: tuple(row[name] for name in ("flow", "sampler", "status", "reason")))
 
     def listed(rows: list[Row], name: str) -> str:
         return ", ".join(

@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from ..claims.cells import bare
 from ..errors import UserError
+from ..grouping import grouped
 from ..results import Results
-from ..table import FLOOR, REFERENCE, TRUTH, read_json, read_table, records
+from ..table import FLOOR, REFERENCE, TRUTH, bare, read_json, records
 
 Verdict = Mapping[str, Any]
 
@@ -40,9 +40,7 @@ def recorded(results: Results) -> list[dict[str, Any]]:
 
 def told(directory: Path, verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """As `with_rows`, by the table of a result's folder, be it kept as text alone."""
-    files = (directory / "results.parquet", directory / "results.csv")
-    table = next((file for file in files if file.is_file()), files[0])
-    return with_rows(verdicts, read_table(table)) if verdicts else []
+    return with_rows(verdicts, Results.load(directory).table) if verdicts else []
 
 
 def with_rows(verdicts: Sequence[Verdict], table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -60,10 +58,7 @@ def rows_used(keys: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> str:
     wanted = set(keys)
     if not wanted:
         return ""
-    alike: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["key"] in wanted:
-            alike.setdefault(row["key"], []).append(row)
+    alike = grouped((row for row in rows if row["key"] in wanted), lambda row: row["key"])
     columns = ("metric", "seed", *AXES)
     used = [{name: _one(row[name] for row in same) for name in columns} for same in alike.values()]
     metrics = {row["metric"] for row in used}

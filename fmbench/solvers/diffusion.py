@@ -10,7 +10,7 @@ from torch import Tensor
 from ..flow.velocity import Velocity
 from .base import Solution
 from .exponential import Exponential, Moment
-from .low_order import Heun
+from .runge_kutta import Heun
 
 
 class DDIM(Exponential):

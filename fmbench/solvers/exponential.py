@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..flow.paths import Path
 from ..flow.velocity import Velocity
 from .base import Solution, Solver
-from .low_order import Euler
+from .runge_kutta import Euler
 from .tableaux import RungeKutta
 
 

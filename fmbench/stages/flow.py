@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import (
@@ -14,8 +14,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 from torch import Tensor, nn
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from ..averaging import half_life
 from ..data.base import Data
 from ..errors import UserError
+from ..fields import built
 from ..flow.couplings import Coupling
 from ..flow.losses import LOSSES, MSE, WEIGHTS, Loss, Uniform, Weight
 from ..flow.paths import Path, column
@@ -33,18 +32,8 @@ from ..identity import Record, Spec
 from ..models.alone import PlainNetwork
 from ..models.base import Model, Network
 from ..randomness import lent_generators
-from ..registry import Registry
 from ..solvers.base import Solver
 from .arithmetic import Precision
-
-
-def by_name(value: Any, info: ValidationInfo) -> Any:
-    """A setting's component from its name or mapping, as a validator of pydantic's."""
-    registries: dict[str | None, Registry[Any]] = {"loss": LOSSES, "weight": WEIGHTS, "times": TIMES}
-    try:
-        return value if value is None else registries[info.field_name].build(value)
-    except UserError as error:
-        raise ValueError(str(error)) from None
 
 
 class TrainSettings(Record):
@@ -65,14 +54,12 @@ class TrainSettings(Record):
     ema_samples: NonNegativeInt = 50_000  # half-life of the averaged weights; 0: no averaging
     ema_ramp: PositiveFloat | None = 0.05  # the half-life never exceeds this share of the samples seen; None: no ramp
     precision: Precision = "float32"
-    loss: Loss = MSE()
-    weight: Weight = Uniform()
+    loss: Annotated[Loss, built(LOSSES)] = MSE()
+    weight: Annotated[Weight, built(WEIGHTS)] = Uniform()
     compile: bool | Literal["reduce-overhead"] = False  # by torch.compile; by name: its mode of CUDA graphs
 
     silent = frozenset({"compile"})
     unchanged = {"loss": {"name": "mse", "version": 1}, "weight": {"name": "uniform", "version": 1}, "ema_ramp": 0.05}
-
-    _components = field_validator("loss", "weight", mode="before")(by_name)
 
     @model_validator(mode="before")
     @classmethod
@@ -111,10 +98,8 @@ class PairsSettings(BaseModel):
     steps: PositiveInt | None = None  # of a fixed-step solver
     inverted: float = Field(0.0, ge=0, lt=1)  # share of pairs that are data, solved backward (Lee 2024, section 3.3)
     init: Literal["scratch", "previous"] = "scratch"  # from where the weights start
-    times: TimeLaw | None = None
-    loss: Loss | None = None
-
-    _components = field_validator("times", "loss", mode="before")(by_name)
+    times: Annotated[TimeLaw, built(TIMES)] | None = None
+    loss: Annotated[Loss, built(LOSSES)] | None = None
 
 
 class Pairs(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from ..flow.velocity import Field, Velocity, require_finite
 from ..memory import fitting
 from ..randomness import stream
 from ..solvers.grids import UniformGrid
-from .flow import FlowSpec, Pairs, PairsSpec
+from .flow import Pairs, PairsSpec
 from .sample import cut, labels
 
 
@@ -21,35 +22,26 @@ def halves(spec: PairsSpec) -> list[tuple[Callable[..., Pairs], int]]:
     The first (1 − inverted) n are solved forward from the source, the others backward from the data; those of a conditional
     flow with labels of the data's own law, and with the data's own labels.
     """
-    both = ((forward_pairs, spec.forward), (inverted_pairs, spec.n - spec.forward))
-    return [(solve, n) for solve, n in both if n]
+    both = ((False, spec.forward), (True, spec.n - spec.forward))
+    return [(partial(_half, inverted=inverted), n) for inverted, n in both if n]
 
 
 @torch.inference_mode()
-def forward_pairs(spec: PairsSpec, field: Field, device: str = "cpu", span: range | None = None) -> Pairs:
-    """The pairs that are solved from the source, or a span of them that begins where a batch begins."""
-    flow, span = spec.flow, range(spec.forward) if span is None else span
-    label = labels(flow, span.start, span.stop, "pairs' labels", *_names(flow))
-    z0 = stream(lambda n, rng: flow.source.draw(n, rng)[0], span.start, span.stop, "pairs", *_names(flow))
-    return Pairs(z0, _ends(spec, field, device, z0, label), label)
+def _half(spec: PairsSpec, field: Field, device: str = "cpu", span: range | None = None, *, inverted: bool) -> Pairs:
+    """The pairs that are solved from the source or, inverted, from the data; or a span that begins where a batch begins."""
+    flow = spec.flow
+    span = range(spec.n - spec.forward if inverted else spec.forward) if span is None else span
+    law, drawn, asked = flow.source, "pairs", "pairs' labels"
+    if inverted:
+        law, drawn, asked = flow.data, "inverted pairs", "inverted pairs"
+    names = (flow.seed, *((flow.reflow,) if flow.reflow else ()))  # every round draws anew
+    label = labels(flow, span.start, span.stop, asked, *names)
+    x = stream(lambda n, rng: law.draw(n, rng)[0], span.start, span.stop, drawn, *names)
+    solved = _ends(spec, field, device, x, label, backward=inverted)
+    return Pairs(solved, x, label) if inverted else Pairs(x, solved, label)
 
 
-@torch.inference_mode()
-def inverted_pairs(spec: PairsSpec, field: Field, device: str = "cpu", span: range | None = None) -> Pairs:
-    """The pairs that are solved backward from the data, or a span of them that begins where a batch begins."""
-    flow, span = spec.flow, range(spec.n - spec.forward) if span is None else span
-    label = labels(flow, span.start, span.stop, "inverted pairs", *_names(flow))
-    z1 = stream(lambda n, rng: flow.data.draw(n, rng)[0], span.start, span.stop, "inverted pairs", *_names(flow))
-    return Pairs(_ends(spec, field, device, z1, label, backward=True), z1, label)
-
-
-def _names(flow: FlowSpec) -> tuple[int, ...]:
-    return (flow.seed, *((flow.reflow,) if flow.reflow else ()))  # every round draws anew
-
-
-def _ends(
-    spec: PairsSpec, field: Field, device: str, x: Tensor, label: Tensor | None, backward: bool = False
-) -> Tensor:
+def _ends(spec: PairsSpec, field: Field, device: str, x: Tensor, label: Tensor | None, backward: bool) -> Tensor:
     """Where the flow takes x from one end of time to the other."""
     path, solver = spec.flow.path, spec.solver
     times = UniformGrid().times(spec.steps or 1, path.end_time).to(device)

@@ -26,8 +26,8 @@ from ..memory import PeakMemory, fitting
 from ..metrics.base import Geometry, Resources
 from ..randomness import stream
 from ..solvers.base import Solution, Solver
-from ..solvers.fourth_order import RK4
 from ..solvers.grids import Grid
+from ..solvers.runge_kutta import RK4
 from ..statistics import mean
 from .arithmetic import Precision, faster, products
 from .flow import FlowSpec
@@ -314,7 +314,7 @@ def _reference(spec: ReferenceSpec, field: Field, size: int, device: str, span: 
         steps=steps,
         nfe=calls(spec.guidance) * (4 * steps + 1),
         trajectories=parts[0].states[:, :DRAWN][::every].cpu(),
-        times=path.warp(torch.linspace(0, 1, steps + 1, dtype=torch.float64))[::every],
+        times=reference_times(path, steps)[::every],
         batch=size,
     )
 

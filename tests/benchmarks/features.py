@@ -8,6 +8,7 @@ features equal to 1e-5; the Fréchet step at 2048 dimensions 5 times scipy's sqr
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1] / "metrics"))
 
 from fmbench.metrics.features.base import loaded
-from fmbench.metrics.features.inception import InceptionOther, use_weights
+from fmbench.metrics.features.inception import ENVIRONMENT, InceptionOther
 from fmbench.metrics.features.summary import stream
 from fmbench.metrics.frechet import frechet_distance, moments
 
@@ -31,7 +32,7 @@ def extraction(count: int, rounds: int) -> None:
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder:
         path = write_weights(Path(folder) / "random.pth")
-        use_weights(path)
+        os.environ[ENVIRONMENT] = str(path)
         theirs = peer.FeatureExtractorInceptionV3("compat", ["2048"], feature_extractor_weights_path=str(path))
         ours = InceptionOther()
         loaded(ours, "cpu")

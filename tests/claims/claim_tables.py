@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fmbench.claims import CLAIMS, Claim
-from fmbench.table import COLUMNS, REUSED
+from fmbench.paired import REUSED
+from fmbench.table import COLUMNS
 
 Rows = list[dict[str, Any]]
 
@@ -245,6 +246,6 @@ def spoiled(rows: Rows, guard: str, left: dict[str, Any]) -> Rows:
 
 
 def on_training_noise(rows: Rows, guard: str, left: dict[str, Any]) -> dict[str, Any]:
-    """What `paired.gather` says where this guard is to fail: all that the left side was measured on were its own pairs."""
+    """What `by_sample.gather` says where this guard is to fail: all that the left side was measured on were its own pairs."""
     keys = [row["key"] for row in rows if all(row[column] == value for column, value in left.items())]
     return {REUSED: keys} if guard == "fresh z0" else {}

@@ -6,12 +6,11 @@ import json
 from typing import Any
 
 import pytest
-import yaml
 from claim_tables import SCENES, Rows, built, on_training_noise, spoiled
 
+from fmbench.cards import claim_card
 from fmbench.claims import CLAIMS, Cells, Claim
 from fmbench.claims.axes import holds, words
-from fmbench.claims.card import written
 from fmbench.claims.judge import INCONCLUSIVE, NOT_TESTED, REFUTED, SUPPORTED, Verdict, verdicts
 from fmbench.errors import UserError
 from fmbench.plan import make_plan
@@ -38,7 +37,7 @@ def test_facts(claim: Claim) -> None:
     assert claim.effect != Claim.effect
     assert claim.rule
     assert {column for side in claim.axes for column in side} <= set(IDENTITY)
-    told = yaml.safe_load(written(type(claim)))
+    told = claim_card(type(claim))
     assert (told["claim"], told["effect"], told["rule"]) == (claim.name, claim.effect, claim.rule)
     assert [words(side) for side in claim.axes] == told.get("axes", [])
     assert CLAIMS.build(claim.spec()) == claim

@@ -20,13 +20,12 @@ from fmbench.data import DATA, Data
 from fmbench.errors import UserError
 from fmbench.models import MODELS
 from fmbench.models.oracle import Oracle
-from fmbench.paired import read
+from fmbench.paired import REUSED, SPREAD, read
 from fmbench.plan import make_plan
 from fmbench.randomness import stream
 from fmbench.results import Results
 from fmbench.stages import pairs
 from fmbench.suite import parse
-from fmbench.table import REUSED, SPREAD
 
 Fmbench = Callable[..., Any]
 KEYS = ("claim", "statement", "verdict", "effect", "low", "high", "p_value", "n", "guard", "rows")

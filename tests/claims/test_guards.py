@@ -11,12 +11,12 @@ import pytest
 import torch
 from claim_tables import INDEPENDENT, OT, Sheet, rounds, two
 
-from fmbench import paired
+from fmbench import by_sample
 from fmbench.claims import CLAIMS, Cells
 from fmbench.claims.base import at_most, no_more
 from fmbench.claims.guards import arrived, integration_error, marginal_error, same_noise
 from fmbench.claims.judge import INCONCLUSIVE, NOT_TESTED, SUPPORTED, verdicts
-from fmbench.table import SPREAD
+from fmbench.paired import SPREAD
 
 
 def test_rounds_with_another_law_of_times_are_one_chain() -> None:
@@ -220,7 +220,7 @@ def test_noise_is_reused_where_more_of_it_agrees_than_by_chance(shared: int, reu
     path, store = SimpleNamespace(start=lambda x: x), SimpleNamespace(first=lambda key, name, n: first)
     before = SimpleNamespace(pairs=None, path=path)
     flow: Any = SimpleNamespace(pairs=SimpleNamespace(key="pairs", flow=before), path=path)
-    assert paired._reuses(flow, z0, store) == reused  # type: ignore[arg-type]
+    assert by_sample._reuses(flow, z0, store) == reused  # type: ignore[arg-type]
 
 
 def test_a_conditional_flow_finds_its_training_coupling() -> None:

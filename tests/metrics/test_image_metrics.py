@@ -149,7 +149,7 @@ def test_the_reference_is_all_of_the_training_set_not_the_held_out_twin() -> Non
     assert floor.n == 24
     found = OWN.measure(evidence(train[:10]))
     assert found.n == 10
-    sha = reference(data, "train", ChannelMeans()).sha256
+    sha = reference(data, ChannelMeans()).sha256
     assert found.protocol == (
         f"features channel-means; reference small-images train, 40 images (sha256 {sha}); uint8 round-half-up"
     )
@@ -355,7 +355,7 @@ def test_a_reference_is_kept_under_all_that_shapes_it() -> None:
             (OneLevel(), ChannelMeans()),
             (SmallImages(), OtherWeights()),
         ):
-            reference(data, "train", extractor)
+            reference(data, extractor)
     assert len({str(facts) for facts in asked}) == 3
 
 

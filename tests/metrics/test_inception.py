@@ -21,7 +21,6 @@ from fmbench.metrics.features.inception import (
     InceptionCompat,
     InceptionOther,
     fetched,
-    use_weights,
 )
 from fmbench.metrics.features.summary import CHUNK, summarise
 from fmbench.metrics.fid import FID, distance
@@ -137,8 +136,9 @@ def test_another_file_never_makes_a_fid(weights: Path, monkeypatch: pytest.Monke
     assert FID().identity()["extractor"]["weights"] == SHA256
     with pytest.raises(Unavailable, match="has no weights of its own"):
         InceptionOther().network()
+    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "nowhere.pth"))
     with pytest.raises(UserError, match="no Inception weights at"):
-        use_weights(tmp_path / "nowhere.pth")
+        InceptionOther().network()
     (tmp_path / "junk.pth").write_bytes(b"no weights")
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "junk.pth"))
     with pytest.raises(UserError, match=r"junk\.pth holds no weights of torch-fidelity's Inception v3"):

@@ -20,9 +20,9 @@ from fmbench.flow import COUPLINGS, PATHS
 from fmbench.flow.oracles import MixtureVelocity
 from fmbench.flow.paths import Schedule
 from fmbench.flow.predictions import PREDICTIONS, convert
-from fmbench.foreign import admit
 from fmbench.models import MODELS, scheduler
 from fmbench.models.external import External
+from fmbench.plugins import admit
 from fmbench.solvers import SOLVERS
 
 MEAN, STD = (1.0, -0.5), (0.5, 2.0)

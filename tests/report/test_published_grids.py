@@ -35,7 +35,7 @@ def beside(*rows: dict[str, Any], **suite: Any) -> list[list[str]]:
 
 
 def test_a_value_beside_its_published_counterpart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fmbench.report.page._vega", lambda: "")  # bundling takes seconds
+    monkeypatch.setattr("fmbench.report.page.vega", lambda: "")  # bundling takes seconds
     (line,) = beside(ours())
     apart = (0.9 - 0.856) / math.hypot(0.02, 0.031 / math.sqrt(5))
     assert line == [

@@ -22,7 +22,7 @@ from fmbench.flow.velocity import Velocity
 from fmbench.metrics.geometry import broken_identity
 from fmbench.randomness import stream
 from fmbench.solvers import GRIDS, SOLVERS
-from fmbench.solvers.fourth_order import RK4
+from fmbench.solvers.runge_kutta import RK4
 from fmbench.stages import sample as sampling
 from fmbench.stages.arithmetic import Graphed
 from fmbench.stages.flow import FlowSpec, PairsSpec, velocity_field

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,34 +55,21 @@ def check_images(shape: tuple[int, ...]) -> None:
         raise Skip(f"this metric is of images (1 or 3, H, W) in [−1, 1], samples here have the shape {shape}")
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, computed again when the file has changed."""
-    stat = path.stat()
-    return _sha256_of(path, stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=16)
-def _sha256_of(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
+@dataclass(frozen=True)
 class Identified:
-    """An extractor as a cache argument: equal when its identity, weights included, is."""
+    """An extractor as a cache argument: equal when its identity, weights included, is. Made by `identified`."""
 
-    def __init__(self, extractor: Extractor):
-        self.extractor, self.identity = extractor, str(extractor.identity())
+    identity: str
+    extractor: Extractor = field(compare=False)
 
-    def __hash__(self) -> int:
-        return hash(self.identity)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Identified) and other.identity == self.identity
+def identified(extractor: Extractor) -> Identified:
+    return Identified(str(extractor.identity()), extractor)
 
 
 def loaded(extractor: Extractor, device: str) -> Network:
     """The extractor's network on a device, loaded once a process."""
-    return _loaded(Identified(extractor), device)
+    return _loaded(identified(extractor), device)
 
 
 @lru_cache(maxsize=2)

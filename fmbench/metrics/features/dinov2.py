@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ...disk import sha256_of
 from ...errors import Unavailable
-from .base import Extractor, Network, sha256_of
+from .base import Extractor, Network
 
 REPOSITORY, MODEL = "facebookresearch/dinov2", "dinov2_vitl14"
 

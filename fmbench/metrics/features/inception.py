@@ -11,20 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...disk import sha256_of
 from ...errors import Unavailable, UserError
-from .base import Extractor, Network, sha256_of
+from .base import Extractor, Network
 
 ENVIRONMENT = "FMBENCH_INCEPTION_WEIGHTS"
 SHA256 = (
     "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of weights-inception-2015-12-05-6726825d.pth
 )
 PATIENCE = 10.0  # seconds until a network that does not answer counts as none
-
-
-def use_weights(path: Path) -> None:
-    """Lets this process and its workers read the Inception weights from a file."""
-    os.environ[ENVIRONMENT] = str(path.resolve())
-    given()
 
 
 def given() -> Path | None:

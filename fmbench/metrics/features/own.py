@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from ...disk import sha256_of
 from ...errors import UserError
-from .base import Extractor, Network, sha256_of
+from .base import Extractor, Network
 
 
 class Own(Extractor):

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...data.base import Data, FiniteData, Split
+from ...data.base import Data, FiniteData
 from ...errors import Skip
 from ...randomness import generator
 from ..transport import Content, content
-from .base import QUANTISER, Extractor, Identified, check_images, eight_bits, loaded
+from .base import QUANTISER, Extractor, Identified, check_images, eight_bits, identified, loaded
 from .desk import desk
 
 KEPT = 60_000  # features of a set that are kept, for KID, precision and recall: all but ImageNet's; of Inception 0.5 GB
@@ -70,7 +70,7 @@ def summarise(x: Tensor, extractor: Extractor) -> Summary:
     The last few sets are remembered, so that all metrics of one cell share one pass.
     """
     check_images(tuple(x.shape[1:]))
-    return _summarise(content(x), Identified(extractor), desk().device)
+    return _summarise(content(x), identified(extractor), desk().device)
 
 
 @lru_cache(maxsize=2)
@@ -127,25 +127,25 @@ class Reference:
     sha256: str
 
 
-def reference(data: Data, split: Split, extractor: Extractor) -> Reference:
-    """All images of a finite split, remembered under everything that shapes their features.
+def reference(data: Data, extractor: Extractor) -> Reference:
+    """All training images of a finite set, remembered under everything that shapes their features.
 
     Raises:
         Skip: the data are no images, or endless.
     """
     check_images(data.shape)
-    count = data.size(split)
+    count = data.size("train")
     if count is None:
         raise Skip(f"'{data.name}' is endless: image metrics are taken against all of a finite training set")
-    sha256 = _bytes_digest(data, split)
+    sha256 = _bytes_digest(data)
     facts = {
-        "data": data.identity(), "split": split, "images": count, "sha256": sha256, "kept": KEPT,
+        "data": data.identity(), "split": "train", "images": count, "sha256": sha256, "kept": KEPT,
         "quantiser": QUANTISER, "extractor": extractor.identity(),
     }  # fmt: skip
 
     def make() -> dict[str, Tensor]:
         running = Running(positions(count))
-        for features, _ in stream(_images(data, split), extractor):
+        for features, _ in stream(_training_images(data), extractor):
             running.add(features)
         summary = running.summary()
         return {"mean": summary.mean, "cov": summary.cov, "kept": summary.kept}
@@ -160,18 +160,18 @@ def reference(data: Data, split: Split, extractor: Extractor) -> Reference:
 _LATEST: dict[tuple[str, str], Summary] = {}  # one reference: a worker does the cells of one data set after another
 
 
-def _images(data: Data, split: Split) -> Iterator[Tensor]:
-    """All images of a finite split, a few at a time: what is stored as bytes never stands in memory as floats."""
+def _training_images(data: Data) -> Iterator[Tensor]:
+    """All of them, a few at a time: what is stored as bytes never stands in memory as floats."""
     if not isinstance(data, FiniteData):
-        yield from data.take(split, None).split(READ)
+        yield from data.take("train", None).split(READ)
         return
-    for stored in data.arrays(split)[0].split(READ):
+    for stored in data.arrays("train")[0].split(READ):
         yield data.samples(stored)
 
 
 @lru_cache(maxsize=4)
-def _bytes_digest(data: Data, split: Split) -> str:
-    digest = hashlib.sha256(f"{data.size(split)}{data.shape}".encode())
-    for images in _images(data, split):
+def _bytes_digest(data: Data) -> str:
+    digest = hashlib.sha256(f"{data.size('train')}{data.shape}".encode())
+    for images in _training_images(data):
         digest.update(eight_bits(images).contiguous().numpy().data)
     return digest.hexdigest()
