@@ -14,14 +14,15 @@ from typing import Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import UserError, unknown
+from .own_code import digest
 from .wording import worded
 
 
 class Component(BaseModel):
     """Base of everything that a suite names. Subclass it, set `name`, declare parameters as annotated fields.
 
-    Every field shapes the result and therefore the cache key; raise `version` when the code changes the result. A field
-    that is added later orphans no stored result: `unchanged` names it with the value, as plain JSON, at which the code
+    Every field shapes the result and therefore the cache key; raise `version` when the code changes the result. Of a component
+    of a user's own the key knows the code itself, but not what its file imports. A field that is added later orphans no stored result: `unchanged` names it with the value, as plain JSON, at which the code
     computes what it computed before, and at that value the key leaves it out.
     """
 
@@ -30,6 +31,7 @@ class Component(BaseModel):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     unchanged: ClassVar[Mapping[str, Any]] = {}
+    code: ClassVar[str | None] = None  # `own_code.digest`, set by the registry
 
     def parameters(self) -> dict[str, Any]:
         """All parameters as plain JSON values."""
@@ -47,7 +49,8 @@ class Component(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What a cache key must know of this component."""
-        return {"name": self.name, "version": self.version, **changed(self.parameters(), self.unchanged)}
+        own = {} if self.code is None else {"code": self.code}
+        return {"name": self.name, "version": self.version, **own, **changed(self.parameters(), self.unchanged)}
 
     def spec(self) -> dict[str, Any]:
         """The suite-file form, from which `Registry.build` makes an equal component."""
@@ -73,7 +76,7 @@ class Registry(Generic[T]):
     Args:
         kind: singular, as messages say it ("path").
         builtin: name to `module:Class`.
-    Packages add theirs through the entry-point group `fmbench.<kind>s`; files named by `--plugin` use `@REGISTRY.register`.
+    Packages add theirs through the entry-point group `fmbench.<listing>`, such as fmbench.paths; files named by `--plugin` use `@REGISTRY.register`.
     """
 
     def __init__(self, kind: str, builtin: dict[str, str], *, listing: str = ""):
@@ -98,7 +101,7 @@ class Registry(Generic[T]):
                 f"{self.kind} '{name}' lacks {', '.join(lacking)}: write {lacking[0]} = … into the class {place}"
             )
         self._where[name] = place
-        self._loaded[name] = component
+        self._keep(name, component)
         return component
 
     def names(self) -> list[str]:
@@ -115,8 +118,12 @@ class Registry(Generic[T]):
             raise unknown(self.kind, name, self._where, remedy=remedy)
         if name not in self._loaded:
             module, _, attribute = self._where[name].partition(":")
-            self._loaded[name] = getattr(importlib.import_module(module), attribute)
+            self._keep(name, getattr(importlib.import_module(module), attribute))
         return self._loaded[name]
+
+    def _keep(self, name: str, component: type[T]) -> None:
+        component.code = digest(component, name)
+        self._loaded[name] = component
 
     def build(self, value: Any) -> T:
         """A component from a name, a mapping `{name: …, parameters…}` or a component itself."""
@@ -142,7 +149,7 @@ class Registry(Generic[T]):
     def _read_entry_points(self) -> None:
         if self._entry_points_read:
             return
-        for point in entry_points(group=f"fmbench.{self.kind.replace(' ', '_')}s"):
+        for point in entry_points(group=f"fmbench.{self.listing or f'{self.kind}s'}"):
             if self._where.get(point.name, point.value) != point.value:
                 raise UserError(
                     f"{self.kind} '{point.name}' is registered twice: by {self._where[point.name]} and by {point.value}"

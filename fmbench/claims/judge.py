@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import paired
+from ..errors import UserError
 from ..results import Results
 from ..statistics import holm, holm_level
 from ..store import ResultFolder
@@ -121,8 +122,7 @@ def _judged(claim: Claim, cells: Cells) -> tuple[Verdict, Contrast | None]:
     """The verdict with its own p-value, named by the direction in which it points, and the contrast that it shows."""
     blank = Verdict(claim.label(), claim.statement, NOT_TESTED, alpha=claim.alpha, source=claim.source)
     try:
-        lacking = f"nothing measured that speaks of it: it needs {', '.join(claim.needs())}"
-        contrasts = needed(claim.contrasts(cells), "missing rows", lacking)
+        contrasts = _contrasts(claim, cells)
     except NotTested as obstacle:
         return replace(blank, guard=obstacle.guard, note=obstacle.reason), None
     for contrast in contrasts:
@@ -131,6 +131,20 @@ def _judged(claim: Claim, cells: Cells) -> tuple[Verdict, Contrast | None]:
     worst, below, above = weigh(contrasts)
     decided = SUPPORTED if below <= above else REFUTED
     return replace(_shown(blank, worst, contrasts), verdict=decided, p_value=min(1.0, 2 * min(below, above))), worst
+
+
+def _contrasts(claim: Claim, cells: Cells) -> list[Contrast]:
+    """What a claim compares, one or more. What a user's own does wrong leaves it untested: the table is not lost for it."""
+    lacking = f"nothing measured that speaks of it: it needs {', '.join(claim.needs())}"
+    try:
+        found = list(claim.contrasts(cells))
+    except (NotTested, UserError):
+        raise
+    except Exception as error:
+        raise NotTested("its own code", f"contrasts raises {type(error).__name__}: {error}") from error
+    if odd := [contrast for contrast in found if not isinstance(contrast, Contrast)]:
+        raise NotTested("its own code", f"contrasts gives {type(odd[0]).__name__} where a Contrast is meant")
+    return needed(found, "missing rows", lacking)
 
 
 def _failed(claim: Claim, cells: Cells, contrast: Contrast) -> NotTested | None:

@@ -18,8 +18,7 @@ class UserPath(Path):
 
     Override `d_alpha` and `d_sigma` where a closed form is known or automatic differentiation is not exact. α must rise and σ
     fall from t = 0 (noise) to t = 1 (data); where a derivative diverges at 1, set `end_time` below it, where at 0,
-    `start_time` above. Parameters are annotated fields. A cache key knows the name, the version and the fields, not the
-    code: raise `version` with each change of a formula.
+    `start_time` above. Parameters are annotated fields.
     """
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -56,7 +55,7 @@ def path_from(
     Args:
         alpha, sigma: elementwise functions of t, such as `lambda t: t**2`; `d_alpha`, `d_sigma` their derivatives.
         method: what the table calls it; the name, if not given.
-        version: part of every cache key, which cannot see into functions: raise it whenever one of them changes.
+        version: part of every cache key, which sees the code of this file alone: raise it when a function from elsewhere changes.
         end_time: where integration ends, below 1 where a derivative diverges at 1.
     """
     from . import PATHS

@@ -90,7 +90,7 @@ def test_what_a_solve_that_is_off_by_a_tenth_does_to_each_quantity(
     cells = Cells(rows, {"d": {"dims": 3, "std": 2.0}})
     (left,) = cells.find(metric)
     for room, passes in ((1.01 * bound + 1e-9, True), (0.99 * bound, not bound)):
-        reason = integration_error.check(cells, at_most(left, value + room))
+        reason = integration_error.check(cells, at_most("a bound", left, value + room))
         assert (reason is None) is passes, room
 
 
