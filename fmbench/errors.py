@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -24,6 +25,19 @@ class Skip(Exception):
 
 class Unavailable(Skip):
     """A cell that lacks something which may still come, such as weights: skipped now, tried again by the next run."""
+
+
+@contextmanager
+def blamed(who: str, lacking: str) -> Iterator[None]:
+    """What a user's own code raises becomes an error that says whose it is; `lacking` follows `who` where a method is missing."""
+    try:
+        yield
+    except UserError:
+        raise
+    except NotImplementedError:
+        raise UserError(f"{who} {lacking}") from None
+    except Exception as error:
+        raise UserError(f"{who} raises {type(error).__name__}: {error}") from error
 
 
 def unknown(what: str, value: object, valid: Iterable[object], *, remedy: str = "") -> UserError:

@@ -15,6 +15,7 @@ from .errors import UserError, unknown
 from .fields import label_of, name_of
 from .flow import predictions
 from .flow.couplings import check_pairing
+from .flow.losses import check_loss
 from .flow.path_checks import check_path
 from .flow.times import TIMES, check_times
 from .identity import Spec
@@ -22,7 +23,7 @@ from .metrics.base import Metric
 from .naming import FLOW_COLUMNS, budget_columns, flow_columns
 from .schema import Suite, Task
 from .solvers import GRIDS, SOLVERS
-from .stages.flow import FlowSpec, PairsSpec
+from .stages.flow import FlowSpec, PairsSpec, parametrisation
 from .stages.measure import AloneSpec, FloorSpec, GivenSpec, MeasureSpec, PairingSpec, TruthSpec, exact
 from .stages.minibatches import steps_in_advance
 from .stages.sample import ReferenceSpec, SampleSpec
@@ -304,6 +305,7 @@ def _check(flow: FlowSpec) -> None:
     if flow.pairs is not None:
         flow.pairs.solver.check(flow.path)
     if flow.model.trained:
+        check_loss(flow.train.loss, flow.train.weight, parametrisation(flow, 1.0), flow.data.shape)
         steps_in_advance(flow.train.batch, math.prod(flow.data.shape), flow.coupling)
     elif flow.pairs is not None:
         raise UserError(

@@ -22,8 +22,9 @@ class Component(BaseModel):
     """Base of everything that a suite names. Subclass it, set `name`, declare parameters as annotated fields.
 
     Every field shapes the result and therefore the cache key; raise `version` when the code changes the result. Of a component
-    of a user's own the key knows the code itself, but not what its file imports. A field that is added later orphans no stored result: `unchanged` names it with the value, as plain JSON, at which the code
-    computes what it computed before, and at that value the key leaves it out.
+    of a user's own the key knows the code itself, but not what its file imports. A field that is added later orphans no
+    stored result: `unchanged` names it with the value, as plain JSON, at which the code computes what it computed before, and
+    at that value the key leaves it out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -76,7 +77,8 @@ class Registry(Generic[T]):
     Args:
         kind: singular, as messages say it ("path").
         builtin: name to `module:Class`.
-    Packages add theirs through the entry-point group `fmbench.<listing>`, such as fmbench.paths; files named by `--plugin` use `@REGISTRY.register`.
+    Packages add theirs through the entry-point group `fmbench.<listing>`, such as fmbench.paths; files named by `--plugin`
+    use `@REGISTRY.register`.
     """
 
     def __init__(self, kind: str, builtin: dict[str, str], *, listing: str = ""):

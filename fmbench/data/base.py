@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, blamed
 from ..randomness import generator, only_given_generators, stream
 from ..registry import Component
 from .law import MixtureLaw
@@ -104,12 +104,8 @@ def labels_of(data: Data, n: int, rng: torch.Generator) -> Tensor:
 def shape_of(data: Data) -> tuple[int, ...]:
     """The data's shape, or a `UserError` where a user's own code fails or gives none: a suite is read by it."""
     of = f"data set '{data.name}'"
-    try:
+    with blamed(of, "has no shape: write a property that gives a tuple, as (2,)"):
         shape = data.shape
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{of} raises {type(error).__name__}: {error}") from error
     if not isinstance(shape, tuple):
         raise UserError(f"{of}: its shape is a {type(shape).__name__}: write a property that gives a tuple, as (2,)")
     return shape
@@ -120,18 +116,11 @@ def check_draws(data: Data) -> None:
     if isinstance(data, FiniteData) and type(data).shape is not FiniteData.shape:
         return  # its shape is known without its files, which may be large: they are not read while planning
     of = f"data set '{data.name}'"
-    try:
-        with only_given_generators(of):
-            if isinstance(data, FiniteData):
-                _check_arrays(data, of)
-            drawn = data.draw(2, generator("data", "check", 0))
-    except NotImplementedError:
-        missing = "arrays(split)" if isinstance(data, FiniteData) else "draw(n, rng)"
-        raise UserError(f"{of} cannot be drawn from: implement {missing}") from None
-    except UserError:
-        raise
-    except Exception as error:  # of a user's own code
-        raise UserError(f"{of} raises {type(error).__name__}: {error}") from error
+    method = "arrays(split)" if isinstance(data, FiniteData) else "draw(n, rng)"
+    with blamed(of, f"cannot be drawn from: implement {method}"), only_given_generators(of):
+        if isinstance(data, FiniteData):
+            _check_arrays(data, of)
+        drawn = data.draw(2, generator("data", "check", 0))
     if not isinstance(drawn, tuple) or len(drawn) != 2:
         raise UserError(f"{of}: draw gives {type(drawn).__name__}, not a pair of samples and their labels, or None")
     x, label = drawn

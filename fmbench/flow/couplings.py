@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, blamed
 from ..randomness import generator, only_given_generators
 from ..registry import Component
 from .assignment import assignment
@@ -71,24 +71,13 @@ def indices(
 
 def check_pairing(coupling: Coupling, shape: tuple[int, ...], labelled: bool) -> None:
     """Raises `UserError` where a small minibatch is not paired as `pair` says: told before anything runs."""
-    n, rng = 8, generator("coupling", "check", 0)
+    n, rng, of = 8, generator("coupling", "check", 0), f"coupling '{coupling.name}'"
     x0, x1 = torch.randn(2, n, *shape, generator=rng)
     label = torch.arange(n) % 2 if labelled else None
-    try:
-        with only_given_generators(f"coupling '{coupling.name}'"):
-            found = indices(coupling, x0, x1, label, rng)
-    except NotImplementedError:
-        raise UserError(
-            f"coupling '{coupling.name}' has no pair: implement pair(x0, x1, rng), or pair_labelled"
-        ) from None
-    except UserError:
-        raise
-    except Exception as error:  # of a user's own code
-        raise UserError(f"coupling '{coupling.name}': pair raises {type(error).__name__}: {error}") from error
+    with blamed(of, "has no pair: implement pair(x0, x1, rng), or pair_labelled"), only_given_generators(of):
+        found = indices(coupling, x0, x1, label, rng)
     if outside := [int(k) for index in found for k in index if not 0 <= k < n]:
-        raise UserError(
-            f"coupling '{coupling.name}': pair gives the index {outside[0]} for a minibatch of {n}: indices are 0 … {n - 1}"
-        )
+        raise UserError(f"{of}: pair gives the index {outside[0]} for a minibatch of {n}: indices are 0 … {n - 1}")
 
 
 def taken(x: Tensor, index: Tensor) -> Tensor:

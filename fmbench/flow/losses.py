@@ -8,6 +8,8 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from ..errors import UserError, blamed
+from ..randomness import generator
 from ..registry import Component, Registry
 from .predictions import Parametrisation, convert
 
@@ -95,6 +97,33 @@ class MinSNR(Weight):
         zero = torch.zeros_like(t)
         x1_by_v = convert(zero + 1, "velocity", "data", s, zero)  # ∂x1/∂v
         return snr.clamp(max=self.gamma) * (x1_by_v * network.head(t).c_out).square()
+
+
+def check_loss(loss: Loss, weight: Weight, network: Parametrisation, shape: tuple[int, ...]) -> None:
+    """Raises `UserError` where a loss or its weight does not give what `of` and `at` say: told before anything runs."""
+    stack, batch, rng = 3, 5, generator("loss", "check", 0)
+    t = network.path.end_time * torch.rand(stack, batch, generator=rng)
+    error = torch.randn(stack, batch, *shape, generator=rng).requires_grad_()
+    with blamed(f"weight '{weight.name}'", "has no at: implement at(network, t)"):
+        factor = weight.at(network, t)
+    if factor is not None and (found := _shape(factor)) != (stack, batch):
+        raise UserError(
+            f"weight '{weight.name}': at gives {found} for times of {(stack, batch)}: that shape, or None, is meant"
+        )
+    if factor is not None and (bad := [w for w in factor.flatten().tolist() if not 0 <= w < math.inf]):
+        raise UserError(f"weight '{weight.name}': at gives {bad[0]:g}: a weight is finite and not negative")
+    with blamed(f"loss '{loss.name}'", "has no of: implement of(error, weight)"):
+        value = loss.of(error, factor)
+    if (found := _shape(value)) != (stack,):
+        raise UserError(
+            f"loss '{loss.name}': of gives {found} for errors of {tuple(error.shape)}: one number a network, {(stack,)}, is meant"
+        )
+    if not value.requires_grad:
+        raise UserError(f"loss '{loss.name}': what of gives has no gradient: use torch's functions on the error itself")
+
+
+def _shape(given: object) -> tuple[int, ...] | str:
+    return tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
 
 
 LOSSES: Registry[Loss] = Registry(

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, blamed
 from ..randomness import generator, only_given_generators
 from ..registry import Component, Registry
 from .paths import Path
@@ -32,15 +32,8 @@ class TimeLaw(Component):
 def check_times(law: TimeLaw, path: Path) -> None:
     """Raises `UserError` where a law does not draw as `draw` says: told before anything runs."""
     n, of = 64, f"time law '{law.name}'"
-    try:
-        with only_given_generators(of):
-            t = law.draw(n, generator("times", "check", 0), path)
-    except NotImplementedError:
-        raise UserError(f"{of} has no quantile: implement quantile(u), or draw(n, rng, path)") from None
-    except UserError:
-        raise
-    except Exception as error:  # of a user's own code
-        raise UserError(f"{of} raises {type(error).__name__}: {error}") from error
+    with blamed(of, "has no quantile: implement quantile(u), or draw(n, rng, path)"), only_given_generators(of):
+        t = law.draw(n, generator("times", "check", 0), path)
     if not isinstance(t, Tensor) or t.shape != (n,):
         got = f"the shape {tuple(t.shape)}" if isinstance(t, Tensor) else type(t).__name__
         raise UserError(f"{of} gives {got} where {n} times are asked for: it must be a tensor of ({n},)")

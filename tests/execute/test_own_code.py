@@ -22,6 +22,7 @@ import numpy as np, torch
 from fmbench.data import DATA, Data
 from fmbench.data.base import FiniteData
 from fmbench.flow import COUPLINGS, Coupling
+from fmbench.flow.losses import LOSSES, WEIGHTS, Loss, Weight
 from fmbench.flow.times import TIMES, TimeLaw
 from fmbench.metrics import METRICS
 from fmbench.metrics.base import PerSampleMetric, TwoSampleMetric
@@ -34,6 +35,10 @@ COUPLING = (
     "    def pair(self, x0, x1, rng):\n        n = len(x0)\n        {body}\n"
 )
 TIMELAW = "@TIMES.register\nclass Own(TimeLaw):\n    name = '{name}'\n    def quantile(self, u):\n        {body}\n"
+LOSS = (
+    "@LOSSES.register\nclass Own(Loss):\n    name = '{name}'\n    def of(self, error, weight=None):\n        {body}\n"
+)
+WEIGHT = "@WEIGHTS.register\nclass Own(Weight):\n    name = '{name}'\n    def at(self, network, t):\n        {body}\n"
 ENDLESS = (
     "@DATA.register\nclass Own(Data):\n    name = '{name}'\n    shape = property(lambda self: (2,))\n"
     "    def draw(self, n, rng):\n        {body}\n"
@@ -80,7 +85,7 @@ def own(tmp_path: Path) -> Callable[[str, str], str]:
         ("flow__coupling", COUPLING, "return np.arange(n), np.arange(n)", r"gives ndarray of int64, not two tensors"),
         ("flow__coupling", COUPLING, "return x0[:, 0], x1[:, 0]", r"gives Tensor of torch.float32, not two tensors"),
         ("flow__coupling", COUPLING, "return torch.randperm(n), torch.arange(n)", r"global generator of torch: "),
-        ("flow__coupling", COUPLING, "raise KeyError('oops')", r"pair raises KeyError: 'oops'"),
+        ("flow__coupling", COUPLING, "raise KeyError('oops')", r"raises KeyError: 'oops'"),
         ("flow__coupling", COUPLING, "raise NotImplementedError", r"has no pair: implement pair"),
         ("flow__times", TIMELAW, "return 2 * u", r"gives t = 1\.\d+: times lie between 0 and 1"),
         ("flow__times", TIMELAW, "return u * float('nan')", r"gives t = nan"),
@@ -88,6 +93,15 @@ def own(tmp_path: Path) -> Callable[[str, str], str]:
         ("flow__times", TIMELAW, "return u.numpy()", r"gives ndarray where 64 times"),
         ("flow__times", TIMELAW, "return torch.rand_like(u)", r"global generator of torch: "),
         ("flow__times", TIMELAW, "raise NotImplementedError", r"has no quantile: implement"),
+        ("train__loss", LOSS, "return error.square().mean()", r"of gives \(\) for errors of \(3, 5, 2\): one number a"),
+        ("train__loss", LOSS, "return error.detach().numpy()", r"of gives ndarray for errors"),
+        ("train__loss", LOSS, "return error.detach().flatten(1).mean(1)", r"has no gradient"),
+        ("train__loss", LOSS, "return error @ error", r"raises RuntimeError: "),
+        ("train__loss", LOSS, "raise NotImplementedError", r"has no of: implement of\(error, weight\)"),
+        ("train__weight", WEIGHT, "return torch.ones(1, 1)", r"at gives \(1, 1\) for times of \(3, 5\)"),
+        ("train__weight", WEIGHT, "return 2.0", r"at gives float for times"),
+        ("train__weight", WEIGHT, "return t - 1", r"at gives -0\.\d+: a weight is finite and not negative"),
+        ("train__weight", WEIGHT, "return t / 0", r"at gives inf: a weight is finite"),
         ("data", ENDLESS, "return torch.randn(n, 2), None", r"global generator of torch: "),
         ("data", ENDLESS, "return torch.from_numpy(np.random.randn(n, 2)).float(), None", r"generator of NumPy: "),
         ("data", ENDLESS, "return torch.zeros(n, 2).double(), None", r"torch\.float64: samples are torch\.float32"),

@@ -88,7 +88,7 @@ def test_identity_is_name_and_version_and_a_worker_finds_it() -> None:
     assert first.label() == "test-sine"
     assert first.method == "test-sine"
     assert pickle.loads(pickle.dumps(first)) == first
-    assert first.identity() == {"name": "test-sine", "version": 1}
+    assert first.identity() == {"name": "test-sine", "version": 1, "code": first.code}
     assert path_from("test-sine", sine, rest, version=2)().identity() != first.identity()
 
 
