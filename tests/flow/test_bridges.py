@@ -98,3 +98,13 @@ def test_the_literatures_target_is_ours() -> None:
     assert torch.allclose(
         u, (1 - 2 * t) / (2 * t * (1 - t)) * (x - (1 - t) * x0 - t * x1) + x1 - x0, rtol=1e-10, atol=1e-10
     )
+
+
+def test_independent_flow_matching_is_a_line_of_constant_width() -> None:
+    """(1 − t) x0 + t x1 + σ ε, target x1 − x0."""
+    x0, x1, noise = (part[:100] for part in ends(0.2))
+    t = torch.linspace(0, 1, 100, dtype=torch.float64)
+    x, u = PATHS.build({"name": "icfm", "sigma": 0.3}).point(x0, x1, t, noise)
+    t = t[:, None]
+    assert torch.allclose(x, (1 - t) * x0 + t * x1 + 0.3 * noise, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(u, x1 - x0, rtol=1e-12, atol=1e-12)
