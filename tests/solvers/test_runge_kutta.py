@@ -189,6 +189,12 @@ def test_nodes_and_weights_that_miss_a_third_make_order_two() -> None:
     assert Tableau(a=((0.5,), (-1 / 3, 4 / 3)), b=(0.25, 0.5, 0.25)).order == 2
 
 
+def test_embedded_weights_have_an_order_of_their_own() -> None:
+    """Euler's step within Heun's."""
+    pair = Tableau(a=((1.0,),), b=(0.5, 0.5), low=(1.0, 0.0))
+    assert (pair.order, pair.low_order) == (2, 1)
+
+
 def test_a_last_slope_is_used_again() -> None:
     """Bogacki and Shampine's four stages cost three calls a step and one to start, and change nothing else."""
     solver = twin(tableau=BOGACKI, order=3, first_same_as_last=True)()
