@@ -85,6 +85,15 @@ def test_heun_is_the_trapezoidal_rule() -> None:
     assert torch.allclose(ours("heun"), x, rtol=1e-13)
 
 
+def test_ralstons_second_slope_is_at_two_thirds() -> None:
+    x = X
+    for t, end in pairwise(TIMES):
+        h = end - t
+        first = field(t, x)
+        x = x + h / 4 * (first + 3 * field(t + 2 / 3 * h, x + 2 / 3 * h * first))
+    assert torch.allclose(ours("ralston"), x, rtol=1e-13)
+
+
 def test_rk4_is_the_classical_one_bit_for_bit() -> None:
     x = X
     grid = TIMES.tolist()

@@ -226,6 +226,8 @@ def test_budgets_are_met_or_refused(nfe: int) -> None:
 def test_which_budgets_can_be_met_is_said(name: str, nfe: int, valid: str) -> None:
     with pytest.raises(UserError, match=f"makes 2 calls a step. Valid: {valid}, nearest"):
         SOLVERS.build(name).steps_for(nfe)
+    with pytest.raises(UserError, match="nfe = 1 with guidance 3: it makes 4 calls a step"):
+        SOLVERS.build(name).steps_for(1, guidance=3.0)
 
 
 @pytest.mark.parametrize("solver", **named(ADAPTIVE))
