@@ -46,6 +46,7 @@ def test_the_s_is_three_quarters_of_two_circles() -> None:
     x, y, _ = drawn("s-curve")
     assert close(torch.hypot(x, y.abs() - 1), 1)
     assert of_share(y > 0, 0.5)
+    assert of_share(y.abs() < 1, 1 / 3)
     assert not ((x * y > 0) & (y.abs() < 1 - 1e-4)).any(), "the fourth quarters"
 
 

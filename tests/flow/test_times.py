@@ -106,7 +106,9 @@ def test_draws_have_the_laws_distribution(law: Any, distribution: Callable[[np.n
         assert distance(t / shorter.end_time, distribution) < FARTHEST
 
 
-@pytest.mark.parametrize(("law", "distribution"), LAWS[:-1], ids=lambda value: str(value) if not callable(value) else "")
+@pytest.mark.parametrize(
+    ("law", "distribution"), LAWS[:-1], ids=lambda value: str(value) if not callable(value) else ""
+)
 def test_quantiles_are_the_distributions_inverse(law: Any, distribution: Callable[[np.ndarray], np.ndarray]) -> None:
     """To the digits that the distributions' own grids leave, which no number of draws shows."""
     u = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)

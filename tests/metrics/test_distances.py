@@ -308,12 +308,13 @@ def test_single_precision_is_taken() -> None:
         assert metric.distance(x.float(), y.float()).value == pytest.approx(metric.distance(x, y).value, rel=1e-4)
 
 
+@pytest.mark.parametrize("size", [130, 10])  # of fewer numbers than a row has, too
 @pytest.mark.parametrize("metric", [MMD(), EnergyDistance()], ids=["mmd", "energy_distance"])
-def test_chunks_do_not_matter(metric: TwoSampleMetric, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_matter(metric: TwoSampleMetric, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = gaussian(70, [0.0, 0.0], 1, "x"), gaussian(50, [1.0, 0.0], 1, "chunked")
     whole = metric.distance(x, y)
     distances._cached_within.cache_clear()
-    monkeypatch.setattr(distances, "CHUNK", 130)
+    monkeypatch.setattr(distances, "CHUNK", size)
     part = metric.distance(x, y)
     assert (part.value, part.stderr) == pytest.approx((whole.value, whole.stderr), rel=1e-12)
 

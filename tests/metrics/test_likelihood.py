@@ -65,6 +65,16 @@ def test_fourth_order_in_the_steps() -> None:
     assert coarse / fine > 10
 
 
+def test_fourth_order_where_the_divergence_depends_on_the_state() -> None:
+    """Of an affine velocity it does not, and stages in the wrong order are not seen."""
+    x = torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    coarse, fine, exact = (
+        backward(lambda t, z: torch.sin(z @ A.double().T * (1 + t)), x, times)[1]
+        for times in (torch.linspace(0, 1, steps + 1, dtype=torch.float64) for steps in (8, 16, 400))
+    )
+    assert (coarse - exact).norm() / (fine - exact).norm() > 10
+
+
 def test_end_time() -> None:
     """v = x over [0, T] stretches by e^T: N(0, 1) becomes N(0, e^2T)."""
     evidence = GaussianFlow((0.0,), (1.0,)).evidence(500, velocity=lambda t, x: x, end_time=0.5)
