@@ -57,6 +57,7 @@ def test_intervals_cover() -> None:
 def test_ratio_of_proportional_samples_is_certain() -> None:
     x = torch.arange(1.0, 9.0)
     assert ratio(3 * x, x) == Estimate(3.0, 0.0, 8, freedom=7)
+    assert ratio(x.square(), -x).stderr == ratio(x.square(), x).stderr > 0
     assert math.isnan(ratio(x, torch.zeros(8)).value)
     assert ratio(x, torch.zeros(8)).stderr == math.inf
 
@@ -255,6 +256,8 @@ def test_redrawn_means_have_the_moments_of_combine() -> None:
     assert np.cov(drawn.T)[0, 1] == pytest.approx(math.sqrt(between[0] * between[1]) * 8 / 6, rel=0.1)
     alone = redrawn(values[:1], errors[:1], seed=0, draws=40_000)
     assert alone.std(0) == pytest.approx([0.3] * 3, rel=0.02)
+    two = redrawn(values[:2, :1], np.zeros((2, 1)), seed=0, draws=40_000)  # one degree: Cauchy's law, of scale |d| / 2
+    assert np.subtract(*np.quantile(two, [0.75, 0.25])) == pytest.approx(np.ptp(values[:2, 0]), rel=0.05)
     few = redrawn(values[:1], errors[:1], [[math.inf, 6.0, 6.0]], seed=0, draws=40_000)
     assert few.std(0) == pytest.approx([0.3, *[0.3 * math.sqrt(6 / 4)] * 2], rel=0.04)
 

@@ -78,7 +78,7 @@ class PolynomialRhoGrid(Grid):
         first, last = (math.exp(-x) for x in _range(path))
         high, low = min(self.sigma_max, first), max(self.sigma_min, last)
         ramp = steps - 1 if last < self.sigma_min else steps
-        u = torch.arange(1, steps, dtype=torch.float64) / max(ramp, 1)
+        u = torch.arange(1, steps, dtype=torch.float64) / ramp
         level = (high ** (1 / self.rho) + u * (low ** (1 / self.rho) - high ** (1 / self.rho))) ** self.rho
         return _closed(path.time_at(-level.log()), path.end_time)
 

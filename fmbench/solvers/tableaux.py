@@ -40,8 +40,8 @@ class Tableau:
 
     @property
     def first_same_as_last(self) -> bool:
-        """The last stage stands at the step's end: c = 1, and its row is b."""
-        return len(self.a) > 0 and self.b[-1] == 0 and self.a[-1] == self.b[:-1] and abs(self.c[-1] - 1) < 1e-12
+        """The last stage stands at the step's end: its row is b."""
+        return len(self.a) > 0 and (*self.a[-1], 0.0) == self.b
 
     @property
     def order(self) -> int:

@@ -98,3 +98,14 @@ def test_the_literatures_target_is_ours() -> None:
     assert torch.allclose(
         u, (1 - 2 * t) / (2 * t * (1 - t)) * (x - (1 - t) * x0 - t * x1) + x1 - x0, rtol=1e-10, atol=1e-10
     )
+
+
+@pytest.mark.parametrize(("path", "sigma"), [("icfm", 0.1), ({"name": "icfm", "sigma": 0.3}, 0.3)])
+def test_independent_flow_matching_is_a_line_of_constant_width(path: str | dict[str, object], sigma: float) -> None:
+    """(1 − t) x0 + t x1 + σ ε, target x1 − x0; σ = 0.1 as in the paper."""
+    x0, x1, noise = (part[:100] for part in ends(0.2))
+    t = torch.linspace(0, 1, 100, dtype=torch.float64)
+    x, u = PATHS.build(path).point(x0, x1, t, noise)
+    t = t[:, None]
+    assert torch.allclose(x, (1 - t) * x0 + t * x1 + sigma * noise, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(u, x1 - x0, rtol=1e-12, atol=1e-12)

@@ -29,7 +29,13 @@ class Linear:
 
 @pytest.mark.parametrize(
     ("guidance", "factors", "cost"),
-    [(1.0, (2, 3, 4), 1), (0.0, (10, 10, 10), 1), (3.0, (-14, -11, -8), 2), (0.5, (6, 6.5, 7), 2)],
+    [
+        (1.0, (2, 3, 4), 1),
+        (0.0, (10, 10, 10), 1),
+        (3.0, (-14, -11, -8), 2),
+        (0.5, (6, 6.5, 7), 2),
+        (-1.0, (18, 17, 16), 2),
+    ],
 )
 def test_formula_and_calls(guidance: float, factors: tuple[float, ...], cost: int) -> None:
     field, x = Linear(), torch.tensor([[1.0], [1.0], [2.0]])

@@ -310,3 +310,22 @@ def test_on_ve_it_is_edms() -> None:
     assert torch.allclose(ours.c_in, edm_in, rtol=1e-12)
     assert torch.allclose(ours.c_skip, rate * (1 - edm_skip), rtol=1e-9)
     assert torch.allclose(ours.c_out, -rate * edm_out, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("path", "hold"), [("over-time", 0.125), ({"name": "over-time", "hold": 0.4}, 0.4)])
+def test_the_wrong_target_is_the_displacement_over_time(path: str | dict[str, object], hold: float) -> None:
+    x0, x1 = (torch.randn(40, 2, generator=generator("over time", k), dtype=torch.float64) for k in (0, 1))
+    t = torch.linspace(0, 1, 40, dtype=torch.float64)
+    x, u = PATHS.build(path).point(x0, x1, t)
+    t = t[:, None]
+    assert torch.allclose(x, t * x1 + (1 - t) * x0)
+    assert torch.allclose(u, (x1 - x0) / t.clamp(min=hold))
+
+
+@pytest.mark.parametrize("path", [path for path in EVERY + VARIANTS if path.sound], ids=lambda path: path.label())
+def test_the_marginal_of_a_bridge_is_as_wide_as_its_two_noises(path: Path) -> None:
+    """σ² + γ² of independent x0 and ε, and its own derivative; of an affine path σ alone."""
+    t = times(path)[2:-2].requires_grad_()
+    s, marginal = path.schedule(t), path.marginal(t)
+    assert torch.allclose(marginal.sigma**2, s.sigma**2 + (0 if s.gamma is None else s.gamma**2))
+    assert torch.allclose(marginal.d_sigma, torch.autograd.grad(marginal.sigma.sum(), t)[0])

@@ -33,6 +33,14 @@ def test_two_points_by_hand(reg: float) -> None:
     assert torch.allclose(entropic_plan(x, x, reg), expected, rtol=0, atol=TOLERANCE)
 
 
+def test_two_pairs_of_points_far_apart() -> None:
+    """Each pair's plan is that of the two points alone, though their costs differ by 1 in 1e8: single precision sees none."""
+    x = torch.tensor([[-1e4, 0.0], [-1e4, 1.0], [1e4, 0.0], [1e4, 1.0]])
+    s = 1 / (1 + math.exp(-1 / 2))
+    two = torch.tensor([[s, 1 - s], [1 - s, s]], dtype=torch.float64) / 4
+    assert torch.allclose(entropic_plan(x, x, 2.0), torch.block_diag(two, two), rtol=0, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("d", [2, 64])
 @pytest.mark.parametrize("reg", [0.5, 2.0, 100.0])
 def test_the_plan_is_the_log_domain_plan(d: int, reg: float) -> None:
@@ -117,6 +125,21 @@ def test_no_convergence_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sinkhorn, "_ITERATIONS", 2)
     with pytest.raises(RuntimeError, match=r"did not converge in 2 iterations for reg = 0\.01.*raise reg"):
         Sinkhorn(reg=0.01).pair(normal(64, 2, 1), normal(64, 2, 2), rng())
+
+
+def test_an_assignment_that_stops_early_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sinkhorn, "_MAX_SIMPLEX", 1)
+    with (
+        pytest.raises(RuntimeError, match=r"ot\.emd stopped before the optimum \(n = 64\)"),
+        pytest.warns(UserWarning, match="numItermax"),
+    ):
+        entropic_plan(normal(64, 2, 1), normal(64, 2, 2), 2.0)
+
+
+def test_a_plan_that_is_not_finite_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ot.bregman, "sinkhorn_knopp", lambda a, b, costs, *_, **__: costs * math.nan)
+    with pytest.raises(RuntimeError, match="did not converge"):
+        entropic_plan(normal(8, 2, 1), normal(8, 2, 2), 2.0)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

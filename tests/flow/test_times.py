@@ -14,10 +14,18 @@ from scipy.stats import kstwobign
 
 from fmbench.errors import UserError
 from fmbench.flow import PATHS, Path
+from fmbench.flow.paths import Rectified
 from fmbench.flow.times import TIMES
 from fmbench.randomness import generator
 
 RECTIFIED = PATHS.build("rectified")
+
+
+class Half(Rectified):
+    """The rectified path, left half-way."""
+
+    name = "half"
+    end_time = 0.5
 
 
 @pytest.mark.parametrize("name", TIMES.names())
@@ -96,6 +104,21 @@ def test_draws_have_the_laws_distribution(law: Any, distribution: Callable[[np.n
         shorter = PATHS.build("vp-linear")
         t = TIMES.build(law).draw(N, generator("ks"), shorter)
         assert distance(t / shorter.end_time, distribution) < FARTHEST
+
+
+@pytest.mark.parametrize(
+    ("law", "distribution"), LAWS[:-1], ids=lambda value: str(value) if not callable(value) else ""
+)
+def test_quantiles_are_the_distributions_inverse(law: Any, distribution: Callable[[np.ndarray], np.ndarray]) -> None:
+    """To the digits that the distributions' own grids leave, which no number of draws shows."""
+    u = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+    assert np.allclose(distribution(TIMES.build(law).quantile(u).numpy()), u.numpy(), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", TIMES.names())
+def test_a_path_that_ends_early_is_trained_up_to_its_end_alone(name: str) -> None:
+    t = TIMES.build({"name": name, "k": 50} if name == "steps" else name).draw(10_000, generator("early"), Half())
+    assert 0.4 < t.max() <= 0.5
 
 
 @pytest.mark.parametrize("path", [path for path in map(PATHS.build, PATHS.names()) if path.affine], ids=Path.label)

@@ -90,6 +90,7 @@ def test_bytes_are_dequantised_as_the_literature_does() -> None:
     assert u.mean().item() == pytest.approx(0.5, abs=5 / math.sqrt(12 * u.numel()))
     assert torch.equal(x[:7], dequantised(levels[:7] / 127.5 - 1, 256, seed=3))
     assert not torch.equal(x, dequantised(levels / 127.5 - 1, 256, seed=3, draw=1))
+    assert not torch.equal(x, dequantised(levels / 127.5 - 1, 256, seed=4))
     assert offset(DATA.build("cifar10")) == 7
 
 
@@ -110,6 +111,8 @@ def test_the_error_is_that_of_the_probes_where_nothing_else_varies() -> None:
         assert found.stderr == pytest.approx(spread / math.sqrt(N * probes * draws), rel=0.15)
         assert abs(found.value - exact) < 4 * found.stderr
         assert found.n == N
+        known = found.stderr if probes > 1 else math.inf  # one probe an image shows no spread
+        assert found.probe_stderr == pytest.approx(known, rel=0.2)
 
 
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

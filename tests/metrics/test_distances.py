@@ -259,6 +259,21 @@ def test_mmds_error_knows_that_its_bandwidth_is_measured(std: float) -> None:
     assert np.mean(given) > 2 * spread
 
 
+@pytest.mark.parametrize("std", [1e-3, 10.0])
+def test_mmds_error_where_a_quarter_of_the_real_samples_makes_its_bandwidth(
+    std: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four times the weight in a mean over all: the twin without it states half of the spread."""
+    monkeypatch.setattr(distances, "BANDWIDTH_SAMPLES", 25)
+    replications, n = 200, 100
+    found = [
+        MMD().distance(gaussian(n, [0.0] * 4, std, "x", k), gaussian(n, [0.0] * 4, 1, "y", k))
+        for k in range(replications)
+    ]
+    ratio = np.mean([e.stderr for e in found]) / np.std([e.value for e in found])
+    assert ratio == pytest.approx(1, abs=4 / math.sqrt(2 * replications))
+
+
 def test_how_much_each_sample_moves_the_median_distance() -> None:
     """Against what leaving it out does: −1/(n − 1) of its influence. On many samples, for a median has no slope on few."""
     y = gaussian(800, [0.0, 0.0], 1, "moved")
@@ -293,12 +308,13 @@ def test_single_precision_is_taken() -> None:
         assert metric.distance(x.float(), y.float()).value == pytest.approx(metric.distance(x, y).value, rel=1e-4)
 
 
+@pytest.mark.parametrize("size", [130, 10])  # of fewer numbers than a row has, too
 @pytest.mark.parametrize("metric", [MMD(), EnergyDistance()], ids=["mmd", "energy_distance"])
-def test_chunks_do_not_matter(metric: TwoSampleMetric, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_matter(metric: TwoSampleMetric, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = gaussian(70, [0.0, 0.0], 1, "x"), gaussian(50, [1.0, 0.0], 1, "chunked")
     whole = metric.distance(x, y)
     distances._cached_within.cache_clear()
-    monkeypatch.setattr(distances, "CHUNK", 130)
+    monkeypatch.setattr(distances, "CHUNK", size)
     part = metric.distance(x, y)
     assert (part.value, part.stderr) == pytest.approx((whole.value, whole.stderr), rel=1e-12)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from gaussian_flow import GaussianFlow
@@ -84,3 +86,16 @@ def test_generated_digits_are_quantised_and_all_training_digits_are_the_referenc
     )
     assert floor.n == 500
     assert shifted.value - floor.value > 5 * (shifted.stderr + floor.stderr)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_error_of_skewed_samples_is_their_spread(swapped: bool) -> None:
+    """Exp(1) − 1 against N(½, 4), the skewed side few: mean and variance go wrong together, and so do their influences."""
+    replications, found = 300, []
+    for k in range(replications):
+        rng = generator("skewed", k)
+        x = torch.empty(200, 1, dtype=torch.float64).exponential_(generator=rng) - 1
+        y = 0.5 + 2 * torch.randn(800, 1, dtype=torch.float64, generator=rng)
+        found.append(FDPixels().distance(*((y, x) if swapped else (x, y))))
+    values, errors = (torch.tensor([getattr(e, part) for e in found]) for part in ("value", "stderr"))
+    assert (errors.mean() / values.std()).item() == pytest.approx(1, abs=4 / math.sqrt(2 * replications))

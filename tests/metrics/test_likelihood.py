@@ -15,8 +15,9 @@ from torch import Tensor
 from fmbench.data import DATA
 from fmbench.data.toys import Normal
 from fmbench.errors import Skip
+from fmbench.flow.velocity import Velocity
 from fmbench.metrics import likelihood
-from fmbench.metrics.likelihood import NLL, backward, divergence_of, held_out, hutchinson, of_probes
+from fmbench.metrics.likelihood import NLL, Divergence, backward, divergence_of, held_out, hutchinson, of_probes
 from fmbench.models import MODELS
 from fmbench.statistics import mean
 
@@ -63,6 +64,16 @@ def test_fourth_order_in_the_steps() -> None:
     coarse, fine, exact = (NLL(steps=steps).measure(evidence).value for steps in (8, 16, 400))
     coarse, fine = abs(coarse - exact), abs(fine - exact)
     assert coarse / fine > 10
+
+
+def test_fourth_order_where_the_divergence_depends_on_the_state() -> None:
+    """Of an affine velocity it does not, and stages in the wrong order are not seen."""
+    x = torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    coarse, fine, exact = (
+        backward(lambda t, z: torch.sin(z @ A.double().T * (1 + t)), x, times)[1]
+        for times in (torch.linspace(0, 1, steps + 1, dtype=torch.float64) for steps in (8, 16, 400))
+    )
+    assert (coarse - exact).norm() / (fine - exact).norm() > 10
 
 
 def test_end_time() -> None:
@@ -192,8 +203,16 @@ def test_probes_belong_to_their_sample() -> None:
     few, many = (NLL(divergence="hutchinson").draw_probes((n, 3), seed=5) for n in (10, 2000))
     assert few.shape == (10, 1, 3)
     assert torch.equal(few, many[:10])
+    assert not torch.equal(few, NLL(divergence="hutchinson").draw_probes((10, 3), seed=6))
     assert set(many.unique().tolist()) == {-1.0, 1.0}
     assert abs(many.mean().item()) < 5 / math.sqrt(many.numel())
+
+
+@pytest.mark.parametrize(("divergence", "products"), [(divergence_of, 2), (hutchinson(torch.ones(5, 3, 2)), 3)])
+def test_products_are_counted_where_the_field_counts(divergence: Divergence, products: int) -> None:
+    velocity = Velocity(mixing)
+    divergence(velocity, torch.tensor(0.0), torch.ones(5, 2))
+    assert (velocity.nfe, velocity.vjps) == (1, 5 * products)
 
 
 def curved(t: float | Tensor, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fmbench.errors import UserError
 from fmbench.flow import PATHS
+from fmbench.flow.paths import Rectified
 from fmbench.solvers import GRIDS
 
 BRIDGES = [name for name in PATHS.names() if not PATHS.get(name).affine]
@@ -56,6 +57,24 @@ def test_cosine() -> None:
     assert torch.allclose(times, 1 - torch.cos(math.pi / 2 * u), rtol=1e-9, atol=1e-15)
 
 
+class Half(Rectified):
+    """The rectified path, left where noise and data weigh alike."""
+
+    name = "half"
+    end_time = 0.5
+
+
+def test_grids_of_a_path_that_ends_early() -> None:
+    """Half of the cosine grid's times; log-SNR up to 0; Karras' ramp down to 1, the path's own last level."""
+    cosine, logsnr = (GRIDS.build(name).on(Half(), 6) for name in ("cosine", "logsnr"))
+    assert torch.allclose(cosine, GRIDS.build("cosine").times(6, 1.0) / 2, rtol=1e-12)
+    assert torch.allclose(
+        Half().half_log_snr(logsnr)[1:], torch.linspace(-5, 0, 7, dtype=torch.float64)[1:], rtol=1e-9, atol=1e-12
+    )
+    levels = (-Half().half_log_snr(GRIDS.build("polynomial-rho").on(Half(), 6))).exp()
+    assert torch.allclose(levels[1:], karras(7, 1, 80)[1:], rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["polynomial-rho", "logsnr"])
 def test_refuses_what_has_no_signal_to_noise_ratio(name: str) -> None:
     for bridge in BRIDGES:
@@ -64,6 +83,7 @@ def test_refuses_what_has_no_signal_to_noise_ratio(name: str) -> None:
     GRIDS.build(name).check(PATHS.build("vp-linear"))
 
 
-def test_levels_must_be_ordered() -> None:
-    with pytest.raises(UserError, match="sigma_min = 5 must be below sigma_max = 1"):
-        GRIDS.build({"name": "polynomial-rho", "sigma_min": 5, "sigma_max": 1})
+@pytest.mark.parametrize("low", [5, 1])
+def test_levels_must_be_ordered(low: int) -> None:
+    with pytest.raises(UserError, match=f"sigma_min = {low} must be below sigma_max = 1"):
+        GRIDS.build({"name": "polynomial-rho", "sigma_min": low, "sigma_max": 1})

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
+from scipy.optimize import root
 from torch import Tensor
 from torchdiffeq import odeint
 
@@ -84,6 +85,15 @@ def test_heun_is_the_trapezoidal_rule() -> None:
     assert torch.allclose(ours("heun"), x, rtol=1e-13)
 
 
+def test_ralstons_second_slope_is_at_two_thirds() -> None:
+    x = X
+    for t, end in pairwise(TIMES):
+        h = end - t
+        first = field(t, x)
+        x = x + h / 4 * (first + 3 * field(t + 2 / 3 * h, x + 2 / 3 * h * first))
+    assert torch.allclose(ours("ralston"), x, rtol=1e-13)
+
+
 def test_rk4_is_the_classical_one_bit_for_bit() -> None:
     x = X
     grid = TIMES.tolist()
@@ -151,6 +161,47 @@ def test_what_a_class_declares_is_checked_when_it_is_made(changes: dict[str, Any
         return
     with pytest.raises(TypeError, match=message):
         twin(**changes)
+
+
+def test_a_last_slope_elsewhere_is_not_that_of_the_next_step() -> None:
+    """The midpoint rule with a third stage at the step's end, but of Euler's step."""
+    assert not Tableau(a=((0.5,), (1.0, 0.0)), b=(0.0, 1.0, 0.0)).first_same_as_last
+    assert not SOLVERS.get("euler").tableau.first_same_as_last
+    assert BOGACKI.first_same_as_last
+
+
+def unmet(unknowns: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, Tableau]:
+    """A tableau on these nodes, with Σ b c³ and a_32, a_42, a_43 as given; by how much it misses the trees beyond order two."""
+    cubes, a32, a42, a43 = unknowns.tolist()
+    b = np.linalg.solve(np.vander(c, increasing=True).T, [1, 1 / 2, 1 / 3, cubes])
+    a = np.zeros((4, 4))
+    a[2, 1], a[3, 1], a[3, 2] = a32, a42, a43
+    a[:, 0] = c - a.sum(1)
+    sums = (b @ a @ c - 1 / 6, b @ c**3 - 1 / 4, b * c @ a @ c - 1 / 8, b @ a @ c**2 - 1 / 12, b @ a @ a @ c - 1 / 24)
+    return np.array(sums), Tableau(tuple(tuple(a[i, :i].tolist()) for i in (1, 2, 3)), tuple(b.tolist()))
+
+
+@pytest.mark.parametrize("left_out", range(5))
+def test_one_condition_less_is_one_order_less(left_out: int) -> None:
+    """A tableau that meets all conditions of order four but one has the order that this leaves."""
+    c = np.array([0.0, 0.3, 0.6, 0.9])
+    others = [k for k in range(5) if k != left_out]
+    solved = root(lambda z: unmet(z, c)[0][others], [0.25, 0.2, -1.3, -0.5], tol=1e-14)
+    missed, tableau = unmet(solved.x, c)
+    assert abs(missed[others]).max() < 1e-13
+    assert abs(missed[left_out]) > 1e-4
+    assert tableau.order == (2 if left_out == 0 else 3)
+
+
+def test_nodes_and_weights_that_miss_a_third_make_order_two() -> None:
+    """Σ b c = 1/2 and Σ b a c = 1/6, but Σ b c² = 3/8."""
+    assert Tableau(a=((0.5,), (-1 / 3, 4 / 3)), b=(0.25, 0.5, 0.25)).order == 2
+
+
+def test_embedded_weights_have_an_order_of_their_own() -> None:
+    """Euler's step within Heun's."""
+    pair = Tableau(a=((1.0,),), b=(0.5, 0.5), low=(1.0, 0.0))
+    assert (pair.order, pair.low_order) == (2, 1)
 
 
 def test_a_last_slope_is_used_again() -> None:

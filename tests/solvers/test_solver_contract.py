@@ -156,6 +156,8 @@ def test_calls_are_counted_at_the_network(solver: Solver, steps: int) -> None:
         assert (solution.steps, solution.rejected) == (steps, 0)
         assert witness.calls == solver.calls_for(steps) == steps * solver.calls_per_step + solver.extra_calls
         assert solver.steps_for(witness.calls) == steps
+        assert solver.calls_for(steps, guidance=3.0) == 2 * witness.calls
+        assert solver.steps_for(2 * witness.calls, guidance=3.0) == steps
 
 
 @pytest.mark.parametrize("solver", **named(ADAPTIVE))
@@ -220,6 +222,14 @@ def test_budgets_are_met_or_refused(nfe: int) -> None:
         assert min(abs(budget - nfe) for budget in near) == min(abs(budget - nfe) for budget in possible)
 
 
+@pytest.mark.parametrize(("name", "nfe", "valid"), [("edm-heun", 4, "2 · steps − 1"), ("heun", 3, "multiples of 2")])
+def test_which_budgets_can_be_met_is_said(name: str, nfe: int, valid: str) -> None:
+    with pytest.raises(UserError, match=f"makes 2 calls a step. Valid: {valid}, nearest"):
+        SOLVERS.build(name).steps_for(nfe)
+    with pytest.raises(UserError, match="nfe = 1 with guidance 3: it makes 4 calls a step"):
+        SOLVERS.build(name).steps_for(1, guidance=3.0)
+
+
 @pytest.mark.parametrize("solver", **named(ADAPTIVE))
 def test_adaptive_solvers_take_no_budget(solver: Solver) -> None:
     with pytest.raises(UserError, match="give rtol and atol, not nfe"):
@@ -255,6 +265,8 @@ def test_tolerance_is_kept(solver: Solver) -> None:
 def test_facts_and_round_trip(solver: Solver) -> None:
     assert SOLVERS.build(solver.spec()) == solver
     assert solver.label() == solver.title() == SOLVERS.build(solver.spec()).title()
+    if solver.adaptive:  # tolerances have columns of their own, a budget that is never reached shapes nothing
+        assert with_tolerance(solver, 1e-3).model_copy(update={"max_nfe": 7}).title() == solver.title()
     assert solver.label().partition("[")[0] == solver.name
     assert solver.source
     assert solver.calls_per_step >= 1
