@@ -181,26 +181,44 @@ def run(
                     board.close()
         if page is not None:
             page.result()
-        table = frame(rows(plan, outcomes))
         facts = manifest(plan, outcomes, store, used)
-        per_sample = by_sample.gather(plan, store) if plan.suite.claims else {}
-        verdicts = [v.record() for v in judge(Results(table, facts), plan.suite.claims, per_sample)]
-        judged = (folder.read_json("claims.json") or []) == verdicts
-        if not work.jobs and judged and folder.holds(table, facts):
-            return Results.load(folder.directory)  # nothing was computed, nothing has changed
-        facts |= {"started": started.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock, 2)}
-        folder.write_table(table)
-        with _after_the_table(folder.directory):
-            folder.write_bytes("pictures.npz", pictures(plan, store))
-            folder.write_json("manifest.json", facts)
-            if per_sample:
-                folder.write_bytes(paired.FILE, paired.packed(per_sample))
-            if not judged:
-                folder.write_json("claims.json", verdicts)
-            results = Results.load(folder.directory)
-            from .report.page import write_page
+        timing = {"started": started.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock, 2)}
+        return _published(folder, plan, outcomes, store, facts, timing, new=bool(work.jobs))
 
-            write_page([results], folder.directory / "report.html")
+
+def _published(
+    folder: ResultFolder,
+    plan: Plan,
+    outcomes: dict[str, Outcome],
+    store: Store,
+    facts: dict[str, Any],
+    timing: dict[str, Any],
+    *,
+    new: bool,
+) -> Results:
+    """Writes what a run leaves, the table first; nothing where nothing is new and the folder holds it all already.
+
+    Args:
+        facts: what the manifest says. timing: when it ran and how long, in which no two runs agree.
+    """
+    table = frame(rows(plan, outcomes))
+    per_sample = by_sample.gather(plan, store) if plan.suite.claims else {}
+    verdicts = [v.record() for v in judge(Results(table, facts), plan.suite.claims, per_sample)]
+    judged = (folder.read_json("claims.json") or []) == verdicts
+    if not new and judged and folder.holds(table, facts):
+        return Results.load(folder.directory)
+    folder.write_table(table)
+    with _after_the_table(folder.directory):
+        folder.write_bytes("pictures.npz", pictures(plan, store))
+        folder.write_json("manifest.json", facts | timing)
+        if per_sample:
+            folder.write_bytes(paired.FILE, paired.packed(per_sample))
+        if not judged:
+            folder.write_json("claims.json", verdicts)
+        results = Results.load(folder.directory)
+        from .report.page import write_page
+
+        write_page([results], folder.directory / "report.html")
     return results
 
 
