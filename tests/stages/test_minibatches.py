@@ -12,6 +12,7 @@ from toy_flows import flow
 
 from fmbench.errors import UserError
 from fmbench.flow import COUPLINGS, PATHS
+from fmbench.flow.paths import Rectified
 from fmbench.flow.predictions import PREDICTIONS, Prediction
 from fmbench.randomness import generator
 from fmbench.stages.flow import FlowSpec, NetworkField, Pairs, parametrisation
@@ -76,6 +77,16 @@ def test_times_stay_within_the_path(path: str) -> None:
     if spec.path.preconditioned:
         for x in (inputs, targets):
             assert x.var().item() == pytest.approx(1, abs=0.05)
+
+
+def test_what_is_drawn_before_a_path_starts_is_trained_where_it_starts() -> None:
+    class Late(Rectified):
+        name = "late"
+        start_time = 0.25
+
+    t, _, _ = steps(flow().model_copy(update={"path": Late()}), 0, 8)
+    assert t.min() == 0.25
+    assert (t == 0.25).double().mean().item() == pytest.approx(0.25, abs=5 * (0.1875 / t.numel()) ** 0.5)
 
 
 @pytest.mark.parametrize("path", PATHS.names())
