@@ -11,7 +11,7 @@ from torch import Tensor
 from toy_flows import flow
 
 from fmbench.errors import UserError
-from fmbench.flow import COUPLINGS, PATHS
+from fmbench.flow import COUPLINGS, PATHS, Coupling
 from fmbench.flow.paths import Rectified
 from fmbench.flow.predictions import PREDICTIONS, Prediction
 from fmbench.randomness import generator
@@ -152,6 +152,22 @@ def test_labels_reach_the_coupling_across_training_batches() -> None:
     i, j = spec.coupling.pair_labelled(x0[:256], x1[:256], label[:256], rng)
     assert all(torch.allclose(a, b.double(), atol=1e-4) for a, b in zip(seen, (x0[i], x1[j]), strict=True))
     assert not torch.equal(j, i)
+
+
+def test_each_problem_is_paired_with_random_numbers_of_its_own() -> None:
+    """Across the problems of a block and across blocks."""
+    drawn: list[float] = []
+
+    class Noting(Coupling):
+        name = "noting"
+
+        def pair(self, x0: Tensor, x1: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+            drawn.append(torch.rand((), generator=rng, dtype=torch.float64).item())
+            index = torch.arange(len(x0))
+            return index, index
+
+    steps(flow().model_copy(update={"coupling": Noting()}), 0, 130)
+    assert len(drawn) == len(set(drawn)) >= 130
 
 
 @pytest.mark.parametrize("size", [48, 100, 7])
