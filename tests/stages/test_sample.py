@@ -358,6 +358,19 @@ def test_inverted_pairs_end_in_data_and_lie_on_the_same_map() -> None:
     assert torch.equal(z1[140:], data)
 
 
+def test_pairs_of_a_solver_that_sees_its_batch_are_not_solved_in_a_smaller_one() -> None:
+    spec, adaptive = gaussian(), SOLVERS.build("dopri5")
+
+    def crowded(t: Tensor, x: Tensor) -> Tensor:
+        if len(x) > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x
+
+    assert len(pairs_from(pairs_of(spec, 100, solver=RK4(), steps=2), crowded).z0) == 100
+    with pytest.raises(UserError, match="train.batch decides it, and solver 'dopri5' behaves differently in another"):
+        pairs_from(pairs_of(spec, 100, solver=adaptive), crowded)
+
+
 # -- memory and arithmetic --
 
 
