@@ -258,6 +258,18 @@ def test_argument_orders_precision_and_scalar_times(code: Path) -> None:
 
 
 CLASSES = {"name": "gaussian-mixture", "means": [[-2.0, 0.0], [2.0, 1.0]], "stds": [[0.5, 0.5], [0.3, 0.4]]}
+
+
+def test_where_its_velocity_would_be_stiff_it_is_asked_nearby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says that all data are 0: v = −x / (1 − t) up to a rate of 20, and that of t = 0.95 beyond."""
+    monkeypatch.chdir(tmp_path)
+    Path("zero.py").write_text("def said(t, x):\n    return 0 * x\n")
+    admit("zero.py")
+    field, (_, x) = field_of(external("zero.py:said", output="data")), points(4)
+    for t, rate in ((0.5, 2), (0.9, 10), (0.97, 20), (1.0, 20)):
+        assert torch.allclose(field(torch.tensor(t, dtype=torch.float64), x), -rate * x, rtol=1e-4)
+
+
 CONDITIONAL = """
 import torch
 

@@ -367,7 +367,7 @@ def test_pairs_of_a_solver_that_sees_its_batch_are_not_solved_in_a_smaller_one()
         return x
 
     assert len(pairs_from(pairs_of(spec, 100, solver=RK4(), steps=2), crowded).z0) == 100
-    with pytest.raises(UserError, match="train.batch decides it, and solver 'dopri5' behaves differently in another"):
+    with pytest.raises(UserError, match=r"train\.batch decides it, and solver 'dopri5' behaves differently in another"):
         pairs_from(pairs_of(spec, 100, solver=adaptive), crowded)
 
 
