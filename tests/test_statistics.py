@@ -272,7 +272,7 @@ def test_the_level_that_holm_leaves_by_hand() -> None:
     assert holm_level([], 0.05) == 0.05
     assert holm_level([0.9, 0.9], 0.05) == pytest.approx(0.05 / 3)
     assert holm_level([0.9, 0.001], 0.05) == pytest.approx(0.05 / 2)
-    assert holm_level([0.02, 0.001], 0.05) == 0.05
+    assert holm_level([0.02, 0.001], 0.05) == holm_level([0.025], 0.05) == 0.05
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 0.4))

@@ -15,6 +15,7 @@ from pictures import stood_in
 from fmbench.data import DATA
 from fmbench.data.base import Data, FiniteData, Split, check_draws
 from fmbench.data.pictures import SPLITS, Pictures
+from fmbench.data.scaled import ScaledNormal
 from fmbench.data.toys import GaussianMixture
 from fmbench.errors import UserError
 from fmbench.randomness import BLOCK, generator
@@ -25,7 +26,8 @@ FINITE = [data for data in EVERY if isinstance(data, FiniteData)]
 LOPSIDED = GaussianMixture(
     means=((-2, 0.5), (1, -1), (0, 2)), stds=((0.3, 0.7), 0.5, (1, 0.4)), weights=(0.2, 0.5, 0.3)
 )
-PLANAR = [data for data in ENDLESS if data.shape == (2,)] + [LOPSIDED]
+SCALED = ScaledNormal(mean=0.7, std=1.3)
+PLANAR = [data for data in ENDLESS if data.shape == (2,)] + [LOPSIDED, SCALED]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,7 @@ def test_density_integrates_to_one_and_has_the_samples_moments(data: Data) -> No
     assert own.dtype == torch.float64
 
 
-@pytest.mark.parametrize("data", **named([data for data in [*EVERY, LOPSIDED] if data.mixture() is not None]))
+@pytest.mark.parametrize("data", **named([data for data in [*EVERY, LOPSIDED, SCALED] if data.mixture() is not None]))
 def test_mixture_is_the_density(data: Data) -> None:
     law = data.mixture()
     x = data.take("test", 50).double().flatten(1)

@@ -28,7 +28,7 @@ def asked(wrong: int, n: int = 400) -> Evidence:
 
 @pytest.mark.parametrize("wrong", [0, 100, 400])
 def test_the_share_is_counted(wrong: int) -> None:
-    estimate = LabelAccuracy(references=500).measure(asked(wrong))
+    estimate = LabelAccuracy(references=2000).measure(asked(wrong))
     assert (estimate.value, estimate.n) == (1 - wrong / 400, 400)
     assert 0 < estimate.stderr < 0.03
     if wrong == 100:
@@ -55,6 +55,25 @@ def test_the_floor_is_what_real_digits_reach() -> None:
     assert floor.protocol == "vote of the 5 nearest of 1297 training samples"
     assert 0.95 < floor.value < 1
     assert not metric.has_floor(DATA.build("swiss-roll"))
+    assert not metric.has_floor(DATA.build({"name": "gaussian-mixture", "means": [[0, 0]]})), (
+        "of one class all are right"
+    )
+
+
+def test_only_the_samples_asked_for_are_counted() -> None:
+    estimate = LabelAccuracy(references=500, n=200).measure(asked(100))
+    assert (estimate.value, estimate.n) == (0.5, 200)
+
+
+def test_many_voters_reach_the_bayes_share_and_one_does_not() -> None:
+    """Two unit normals at −1 and 1: Φ(1) of the samples lie on their own side."""
+    overlapping = DATA.build({"name": "gaussian-mixture", "means": [[-1], [1]], "stds": 1})
+    many, one = (LabelAccuracy(k=k, references=4000).floor(overlapping, 1000, 0) for k in (101, 1))
+    assert many is not None
+    assert one is not None
+    bayes = 0.5 * (1 + math.erf(math.sqrt(0.5)))
+    assert abs(many.value - bayes) < 4 * many.stderr
+    assert one.value < bayes - 4 * one.stderr
 
 
 def test_an_unconditional_flow_was_asked_for_nothing() -> None:

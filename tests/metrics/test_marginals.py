@@ -130,6 +130,13 @@ def test_p_is_never_zero_nor_is_its_error() -> None:
     assert two.stderr > 0
 
 
+def test_permutations_are_counted_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten of 99 at once: all of them are counted, the last and smaller block too."""
+    monkeypatch.setattr("fmbench.metrics.marginals.AT_ONCE", 10 * 100)
+    same = normal(50, "x")
+    assert MarginalPValue(permutations=99).distance(same, same.flip(0)).value > 0.9
+
+
 def test_few_samples_reach_no_small_p() -> None:
     """Two and two points are cut in three ways, however far apart: one cut in three is as extreme, ties counted."""
     runs = 40

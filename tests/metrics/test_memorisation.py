@@ -84,3 +84,38 @@ def test_a_student_is_asked_at_its_own_times(k: int) -> None:
 def test_the_first_round_has_nothing_to_memorise() -> None:
     with pytest.raises(Skip, match="the first round has no fixed pairs"):
         METRIC.measure(evidence(teacher=None))
+
+
+def test_each_pair_is_asked_with_its_own_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In chunks too. A label is the side on which a pair starts, and whoever is told the other is off by one."""
+    monkeypatch.setattr("fmbench.metrics.memorisation.CHUNK", 150)
+    plain, own = evidence(), FLOW.geometry(400, seed=2)
+    assert plain.teacher is not None
+    mean, std = torch.tensor(FLOW.mean), torch.tensor(FLOW.std)
+
+    def conditional(t: Tensor, x: Tensor, label: Tensor) -> Tensor:
+        t = t[:, None].float()
+        z0 = (x - t * mean) / (1 - t + t * std)
+        return mean + (std - 1) * z0 + (label != (z0[:, 0] > 0))[:, None]
+
+    known = {
+        "label": (plain.teacher.z0[:, 0] > 0).long(),
+        "labelled": lambda k: (own.z0[:k], own.z1[:k], (own.z0[:k, 0] > 0).long()),
+        "conditional": conditional,
+    }
+    assert METRIC.measure(dataclasses.replace(plain, **known)).value == pytest.approx(0, abs=0.02)
+    turned = {**known, "label": 1 - known["label"]}  # type: ignore[operator]
+    assert METRIC.measure(dataclasses.replace(plain, **turned)).value == pytest.approx(2, abs=0.02)
+
+
+def test_a_path_that_ends_early_is_asked_within_it() -> None:
+    asked: list[Tensor] = []
+    right = evidence().velocity
+    assert right is not None
+
+    def velocity(t: Tensor, x: Tensor) -> Tensor:
+        asked.append(t)
+        return right(t, x)
+
+    METRIC.measure(evidence(velocity=velocity, end_time=0.5))
+    assert 0.49 < torch.cat(asked).max() < 0.5

@@ -258,6 +258,18 @@ def test_argument_orders_precision_and_scalar_times(code: Path) -> None:
 
 
 CLASSES = {"name": "gaussian-mixture", "means": [[-2.0, 0.0], [2.0, 1.0]], "stds": [[0.5, 0.5], [0.3, 0.4]]}
+
+
+def test_where_its_velocity_would_be_stiff_it_is_asked_nearby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says that all data are 0: v = −x / (1 − t) up to a rate of 20, and that of t = 0.95 beyond."""
+    monkeypatch.chdir(tmp_path)
+    Path("zero.py").write_text("def said(t, x):\n    return 0 * x\n")
+    admit("zero.py")
+    field, (_, x) = field_of(external("zero.py:said", output="data")), points(4)
+    for t, rate in ((0.5, 2), (0.9, 10), (0.97, 20), (1.0, 20)):
+        assert torch.allclose(field(torch.tensor(t, dtype=torch.float64), x), -rate * x, rtol=1e-4)
+
+
 CONDITIONAL = """
 import torch
 
@@ -313,8 +325,9 @@ def test_labels_reach_a_conditional_field_and_guidance_counts_in_its_own_convent
     three = {**CLASSES, "means": [*CLASSES["means"]] * 2, "stds": [*CLASSES["stds"]] * 2}  # type: ignore[misc]
     with pytest.raises(UserError, match=r"'field' failed .* with labels 0 and 3: IndexError"):
         field_of(external("cond.py:field", conditional=True), data=three)
-    with pytest.raises(UserError, match=r"no_label = 1 is a class of the data"):
-        field_of(external("cond.py:field", conditional=True, no_label=1), data=CLASSES)
+    for taken in (0, 1):
+        with pytest.raises(UserError, match=rf"no_label = {taken} is a class of the data"):
+            field_of(external("cond.py:field", conditional=True, no_label=taken), data=CLASSES)
     with pytest.raises(UserError, match=r"no_label = 2 is told to none: set conditional"):
         field_of(external("cond.py:plain", no_label=2), data=CLASSES)
     with pytest.raises(UserError, match="unknown convention of guidance 'omega'"):

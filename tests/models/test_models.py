@@ -152,3 +152,22 @@ def test_the_empirical_oracle_knows_its_limits(source: str, data: str, coupling:
     with pytest.raises(UserError, match=f"knows finite data sets.*data '{data}', source '{source}'.*'{coupling}'"):
         MODELS.build("empirical").check(RECTIFIED, COUPLINGS.build(coupling), DATA.build(source), DATA.build(data))
     MODELS.build("empirical").check(RECTIFIED, INDEPENDENT, NORMAL, DATA.build("digits"))
+
+
+def test_the_oracle_knows_full_covariances() -> None:
+    """One Gaussian: v = (t Σ − (1 − t) I) (t² Σ + (1 − t)² I)⁻¹ x."""
+    sigma, t = torch.tensor([[2.0, 1.2], [1.2, 1.0]], dtype=torch.float64), 0.4
+    data = DATA.build({"name": "gaussian-mixture", "means": [[0, 0]], "covariances": [sigma.tolist()]})
+    x, one = normal(9, 2).double(), torch.eye(2, dtype=torch.float64)
+    matrix = (t * sigma - (1 - t) * one) @ torch.linalg.inv(t**2 * sigma + (1 - t) ** 2 * one)
+    field = MODELS.build("oracle").field(RECTIFIED, INDEPENDENT, NORMAL, data)
+    assert torch.allclose(field(torch.tensor(t, dtype=torch.float64), x), x @ matrix.T, rtol=1e-9, atol=1e-12)
+
+
+def test_the_empirical_oracle_knows_every_training_sample() -> None:
+    """Just before the end, where t x1 is far from all but x1, the velocity there is x1 itself: the noise is 0."""
+    digits = DATA.build("digits")
+    field = MODELS.build("empirical").field(RECTIFIED, INDEPENDENT, Normal(dims=digits.shape), digits)
+    x1 = digits.take("train", None)[[0, 100, -1]]
+    t = torch.tensor(0.99, dtype=torch.float64)
+    assert torch.allclose(field(t, 0.99 * x1), x1, atol=1e-4)

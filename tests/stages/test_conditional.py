@@ -63,6 +63,7 @@ def test_labels_and_their_withholding_are_a_function_of_seed_and_step() -> None:
     assert dropped.double().mean().item() == pytest.approx(0.3, abs=4 * (0.21 / dropped.numel()) ** 0.5)
     assert dropped.double().mean(2).std().item() == pytest.approx((0.21 / 64) ** 0.5, rel=0.3)
     assert not torch.equal(dropped[:, 0], dropped[:, 1])
+    assert not torch.equal(dropped[:6], dropped[64:]), "a block withholds what the block before did"
 
 
 def test_an_unconditional_flow_sees_the_same_minibatches_and_no_labels() -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 from toy_flows import flow
 
 from fmbench.errors import UserError
-from fmbench.flow import COUPLINGS, PATHS
+from fmbench.flow import COUPLINGS, PATHS, Coupling
+from fmbench.flow.paths import Rectified
 from fmbench.flow.predictions import PREDICTIONS, Prediction
 from fmbench.randomness import generator
 from fmbench.stages.flow import FlowSpec, NetworkField, Pairs, parametrisation
@@ -78,6 +79,16 @@ def test_times_stay_within_the_path(path: str) -> None:
             assert x.var().item() == pytest.approx(1, abs=0.05)
 
 
+def test_what_is_drawn_before_a_path_starts_is_trained_where_it_starts() -> None:
+    class Late(Rectified):
+        name = "late"
+        start_time = 0.25
+
+    t, _, _ = steps(flow().model_copy(update={"path": Late()}), 0, 8)
+    assert t.min() == 0.25
+    assert (t == 0.25).double().mean().item() == pytest.approx(0.25, abs=5 * (0.1875 / t.numel()) ** 0.5)
+
+
 @pytest.mark.parametrize("path", PATHS.names())
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_a_network_that_hits_its_targets_is_the_velocity(path: str, prediction: Prediction) -> None:
@@ -141,6 +152,22 @@ def test_labels_reach_the_coupling_across_training_batches() -> None:
     i, j = spec.coupling.pair_labelled(x0[:256], x1[:256], label[:256], rng)
     assert all(torch.allclose(a, b.double(), atol=1e-4) for a, b in zip(seen, (x0[i], x1[j]), strict=True))
     assert not torch.equal(j, i)
+
+
+def test_each_problem_is_paired_with_random_numbers_of_its_own() -> None:
+    """Across the problems of a block and across blocks."""
+    drawn: list[float] = []
+
+    class Noting(Coupling):
+        name = "noting"
+
+        def pair(self, x0: Tensor, x1: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+            drawn.append(torch.rand((), generator=rng, dtype=torch.float64).item())
+            index = torch.arange(len(x0))
+            return index, index
+
+    steps(flow().model_copy(update={"coupling": Noting()}), 0, 130)
+    assert len(drawn) == len(set(drawn)) >= 130
 
 
 @pytest.mark.parametrize("size", [48, 100, 7])

@@ -18,6 +18,7 @@ from toy_flows import GAUSSIAN, MEAN, STD, flow, gaussian, pairs_from
 from fmbench.data import DATA
 from fmbench.errors import BudgetExceeded, Diverged, UserError
 from fmbench.flow import PATHS, Path
+from fmbench.flow.paths import Rectified
 from fmbench.flow.velocity import Velocity
 from fmbench.metrics.geometry import broken_identity
 from fmbench.randomness import stream
@@ -356,6 +357,29 @@ def test_inverted_pairs_end_in_data_and_lie_on_the_same_map() -> None:
     assert torch.equal(z0[:140], forward[:140])
     data = stream(lambda n, rng: spec.data.draw(n, rng)[0], 0, 60, "inverted pairs", spec.seed)
     assert torch.equal(z1[140:], data)
+
+
+def test_pairs_are_solved_to_where_their_path_ends() -> None:
+    class Half(Rectified):
+        name = "half"
+        end_time = 0.5
+
+    spec = gaussian().model_copy(update={"path": Half()})
+    pairs = pairs_from(pairs_of(spec, 20, inverted=0.5, solver=RK4(), steps=2), lambda t, x: torch.ones_like(x))
+    assert torch.allclose(pairs.z1 - pairs.z0, torch.tensor(0.5))
+
+
+def test_pairs_of_a_solver_that_sees_its_batch_are_not_solved_in_a_smaller_one() -> None:
+    spec, adaptive = gaussian(), SOLVERS.build("dopri5")
+
+    def crowded(t: Tensor, x: Tensor) -> Tensor:
+        if len(x) > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x
+
+    assert len(pairs_from(pairs_of(spec, 100, solver=RK4(), steps=2), crowded).z0) == 100
+    with pytest.raises(UserError, match=r"train\.batch decides it, and solver 'dopri5' behaves differently in another"):
+        pairs_from(pairs_of(spec, 100, solver=adaptive), crowded)
 
 
 # -- memory and arithmetic --
