@@ -177,6 +177,7 @@ def test_kid_is_torch_fidelitys_and_unbiased() -> None:
     found = metric.compare(summary(x), summary(y))
     theirs = kid_features_to_metric(x, y, kid_subsets=30, kid_subset_size=50, verbose=False)
     assert found.value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-12)
+    assert metric.compare(summary(x[:120]), summary(y[:120])).freedom == 1, "of two whole subsets, the rest are none"
     sides = [(normal(100, 4, "null", k), normal(100, 4, "other", k)) for k in range(30)]
     few = KID(features="channel-means", subsets=4, size=50)
     null = [few.compare(summary(a), summary(b)).value for a, b in sides]
