@@ -462,6 +462,8 @@ SCALED = {"name": "ve", "sigma_min": 0.01, "sigma_max": 1348.0}
     ("kind", "settings", "path", "fields"),
     [
         ("DDPMScheduler", {}, "vp-linear", DDPM),
+        ("DDPMScheduler", {"num_train_timesteps": 500, "beta_start": 2e-4, "beta_end": 0.04}, "vp-linear",
+         {**DDPM, "time_scale": 500}),
         ("DDIMScheduler", {"prediction_type": "sample"}, "vp-linear", {**DDPM, "output": "data"}),
         ("DDPMScheduler", {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}, "vp-cosine",
          {**DDPM, "output": "v-prediction"}),
@@ -515,6 +517,15 @@ def test_a_schedule_that_is_rescaled_to_end_in_noise_alone(tmp_path: Path) -> No
     for wrong in (path(plain), path(rescaled, noise=0.9)):
         with pytest.raises(UserError, match="says otherwise"):
             scheduler.check(tmp_path, wrong, "epsilon", "data-at-0", 1000)
+
+
+def test_a_pipeline_s_scheduler_is_found_from_within_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("unet", "scheduler"):
+        (tmp_path / part).mkdir()
+    file = tmp_path / "scheduler" / scheduler.FILE
+    file.write_text("{}")
+    monkeypatch.chdir(tmp_path / "unet")
+    assert scheduler._file(Path(".")) == file.resolve()
 
 
 def test_schedulers_that_cannot_be_read_or_scale_by_themselves(checkpoint: Path, tmp_path: Path) -> None:
