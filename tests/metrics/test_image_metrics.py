@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fmbench.errors import Skip, Unavailable, UserError
 from fmbench.metrics import METRICS, manifold
+from fmbench.metrics.features import summary as summaries
 from fmbench.metrics.features.base import eight_bits
 from fmbench.metrics.features.summary import KEPT, Running, Summary, positions, reference
 from fmbench.metrics.fid import (
@@ -332,8 +333,8 @@ def test_dinov2_that_was_fetched_works_offline(monkeypatch: pytest.MonkeyPatch, 
     assert FDDINOv2().identity() != before
 
 
-def test_a_reference_is_kept_under_all_that_shapes_it() -> None:
-    """One level of one pixel, or other weights under the same name: another key."""
+def test_a_reference_is_kept_under_all_that_shapes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One level of one pixel, other weights under the same name, another rounding or another part: another key."""
     from typing import Any
 
     from fmbench.data.base import Split
@@ -355,6 +356,7 @@ def test_a_reference_is_kept_under_all_that_shapes_it() -> None:
         asked.append(facts)
         return make()
 
+    monkeypatch.setattr(summaries, "_LATEST", {})  # of other tests
     with at(Desk("cpu", remember)):
         for data, extractor in (
             (SmallImages(), ChannelMeans()),
@@ -362,7 +364,10 @@ def test_a_reference_is_kept_under_all_that_shapes_it() -> None:
             (SmallImages(), OtherWeights()),
         ):
             reference(data, extractor)
-    assert len({str(facts) for facts in asked}) == 3
+        for name, other in (("KEPT", 20), ("QUANTISER", "uint8 truncated")):
+            monkeypatch.setattr(summaries, name, other)
+            assert len(reference(SmallImages(), ChannelMeans()).summary.kept) == 20
+    assert len({str(facts) for facts in asked}) == 5
 
 
 def test_names_of_features() -> None:
