@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from fmbench.errors import Skip, Unavailable, UserError
 from fmbench.metrics import METRICS, manifold
 from fmbench.metrics.features import summary as summaries
 from fmbench.metrics.features.base import eight_bits
+from fmbench.metrics.features.desk import Desk, Tensors, at
 from fmbench.metrics.features.summary import KEPT, Running, Summary, positions, reference
 from fmbench.metrics.fid import (
     FID,
@@ -26,6 +29,7 @@ from fmbench.metrics.fid import (
     FIDInfinity,
     distance,
     intercept_weights,
+    part,
 )
 from fmbench.metrics.frechet import frechet_distance
 from fmbench.metrics.inception_score import InceptionScore, Score, groups
@@ -153,6 +157,9 @@ def test_the_reference_is_all_of_the_training_set_not_the_held_out_twin() -> Non
     floor = OWN.floor(data, 24, 0)
     assert floor is not None
     assert floor.n == 24
+    fewer = FDOwn(features="channel-means", n=12).floor(data, 24, 0)
+    assert fewer is not None
+    assert fewer.n == 12, "as many as the metric takes"
     found = OWN.measure(evidence(train[:10]))
     assert found.n == 10
     sha = reference(data, ChannelMeans()).sha256
@@ -240,6 +247,34 @@ def test_recall_of_too_few_images_to_leave_some_out_has_no_error() -> None:
     real = summary(normal(30, 6, "recall", "real"))
     found = [Recall(features="pixels").compare(summary(normal(n, 6, "few")), real) for n in (4, 5)]
     assert [math.isfinite(e.stderr) for e in found] == [False, True]
+    with pytest.raises(Skip, match="3 neighbours need more images than 3 and 30"):
+        Recall(features="pixels").compare(summary(normal(3, 6, "few")), real)
+
+
+def test_recalls_error_is_known_on_a_part_and_told_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share's error is of the real images, that of the balls falls with 1/n of the generated ones."""
+    monkeypatch.setattr("fmbench.metrics.fid.PART", 60)
+    x, real, metric = summary(normal(240, 6, "x")), summary(normal(90, 6, "real")), Recall(features="pixels")
+    whole, some = metric.of_balls(x, real), metric.of_balls(summary(part(x)), real)
+    assert whole.stderr == pytest.approx(some.stderr / 2)
+    assert whole.stderr > 0
+    assert whole.freedom == manifold.GROUPS - 1
+    found = metric.compare(x, real)
+    assert found.stderr == pytest.approx(math.hypot(agresti_coull(90 * found.value, 90), whole.stderr))
+
+
+def test_real_images_balls_are_remembered_by_their_neighbour() -> None:
+    asked: list[str] = []
+
+    def remember(facts: dict[str, Any], make: Callable[[], Tensors]) -> Tensors:
+        asked.append(str(facts))
+        return make()
+
+    x, real = summary(normal(20, 6, "x")), summary(normal(30, 6, "real"))
+    with at(Desk("cpu", remember)):
+        for real_images, neighbours in ((real, 3), (real, 5), (x, 5)):
+            Precision(features="pixels", neighbours=neighbours).compare(x, real_images)
+    assert len(set(asked)) == 3
 
 
 def test_kid_precision_and_recall_of_more_than_ten_thousand_are_torch_fidelitys_on_all(
@@ -267,8 +302,8 @@ def test_inception_score_is_torch_fidelitys_in_constant_memory() -> None:
 
     logits = 3 * normal(203, 11, "logits")
     group, score = groups(203, 10), Score(10)
-    for part, member in zip(logits.split(17), group.split(17), strict=True):
-        score.add(part, member)
+    for some, member in zip(logits.split(17), group.split(17), strict=True):
+        score.add(some, member)
     theirs = isc_features_to_metric(logits)
     assert score.value().mean().item() == pytest.approx(theirs["inception_score_mean"], rel=1e-12)
     assert score.value().std(correction=0).item() == pytest.approx(theirs["inception_score_std"], rel=1e-12)
@@ -335,10 +370,7 @@ def test_dinov2_that_was_fetched_works_offline(monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_reference_is_kept_under_all_that_shapes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """One level of one pixel, other weights under the same name, another rounding or another part: another key."""
-    from typing import Any
-
     from fmbench.data.base import Split
-    from fmbench.metrics.features.desk import Desk, at
 
     class OneLevel(SmallImages):
         def arrays(self, split: Split) -> tuple[Tensor, None]:
