@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from fmbench.metrics import METRICS, manifold
 from fmbench.metrics.features import summary as summaries
 from fmbench.metrics.features.base import eight_bits
 from fmbench.metrics.features.desk import Desk, Tensors, at
-from fmbench.metrics.features.summary import KEPT, Running, Summary, positions, reference
+from fmbench.metrics.features.summary import KEPT, Running, Summary, positions, reference, shuffled
 from fmbench.metrics.fid import (
     FID,
     FDDINOv2,
@@ -26,6 +27,7 @@ from fmbench.metrics.fid import (
     FDInception,
     FDInfinity,
     FDOwn,
+    FeatureMetric,
     FIDInfinity,
     distance,
     intercept_weights,
@@ -36,7 +38,7 @@ from fmbench.metrics.inception_score import InceptionScore, Score, groups
 from fmbench.metrics.kid import KID
 from fmbench.metrics.manifold import Precision, Recall
 from fmbench.randomness import generator
-from fmbench.statistics import agresti_coull, interval
+from fmbench.statistics import Estimate, agresti_coull, interval
 
 OWN = FDOwn(features="channel-means")
 
@@ -142,6 +144,7 @@ def test_the_order_of_images_does_not_matter() -> None:
     means = 2 * normal(10, 8, "means")
     lying = means[torch.arange(10).repeat_interleave(200)] + normal(2000, 8, "lying")
     mixed = lying[torch.randperm(2000, generator=generator("mixed"))]
+    assert not torch.equal(shuffled(lying, "generated"), shuffled(lying, "reference")), "no class meets itself alone"
     real = summary(means[torch.randint(10, (20_000,), generator=generator("law"))] + normal(20_000, 8, "law"))
     for metric in (FDInfinity(features="channel-means"), KID(features="channel-means", size=200)):
         one, other = (metric.compare(summary(side), real) for side in (lying, mixed))
@@ -297,6 +300,22 @@ def test_kid_precision_and_recall_of_more_than_ten_thousand_are_torch_fidelitys_
     assert one.freedom == other.freedom == 9_999, "errors are estimated on a part"
 
 
+def test_inception_score_s_error_is_that_of_its_groups_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    logits = 3 * normal(203, 11, "logits")
+    network = SimpleNamespace(logits=lambda features: features)
+    chunks = [(some, network) for some in logits.split(17)]
+    monkeypatch.setattr("fmbench.metrics.inception_score.stream", lambda *_: chunks)
+    found = InceptionScore(splits=7).measure(evidence(images(203, "scored")))
+    theirs = isc_features_to_metric(logits, splits=7)
+    assert found.value == pytest.approx(theirs["inception_score_mean"], rel=1e-12)
+    assert found.stderr == pytest.approx(theirs["inception_score_std"] / math.sqrt(6), rel=1e-12)  # theirs divides by 7
+    assert (found.n, found.freedom) == (203, 6)
+    with pytest.raises(Skip, match="7 groups of two images take 14, here are 13: lower splits"):
+        InceptionScore(splits=7).measure(evidence(images(13, "scored")))
+
+
 def test_inception_score_is_torch_fidelitys_in_constant_memory() -> None:
     from torch_fidelity.metric_isc import isc_features_to_metric
 
@@ -419,6 +438,9 @@ def test_fid_is_of_50_000_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fmbench.metrics.fid.loaded", lambda extractor, device: None)  # as if the weights were at hand
     with pytest.raises(Skip, match=r"fid is of 50,000 images, 24 are generated.*sample\.n.*fd_inception-v3-compat"):
         FID().measure(evidence(images(24, "generated")))
+    monkeypatch.setattr("fmbench.metrics.fid.FID_IMAGES", 20)
+    monkeypatch.setattr(FeatureMetric, "_against", lambda metric, data, x: Estimate(x.sum().item(), 0.0, len(x)))
+    assert FID().measure(evidence(images(24, "generated"))).value == images(24, "generated")[:20].sum().item()
     assert FIDInfinity().n is None
 
 
