@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -169,7 +170,8 @@ def test_the_reference_is_all_of_the_training_set_not_the_held_out_twin() -> Non
     assert found.protocol == (
         f"features channel-means; reference small-images train, 40 images (sha256 {sha}); uint8 round-half-up"
     )
-    assert len(sha) == 64
+    levels = eight_bits(train).contiguous().numpy().tobytes()
+    assert sha == hashlib.sha256(f"40{tuple(train.shape[1:])}".encode() + levels).hexdigest(), "of the bytes"
     assert not OWN.has_floor(evidence(train).source)
     with pytest.raises(Skip, match=r"of images .* shape \(2,\)"):
         OWN.measure(evidence(torch.zeros(5, 2)))
@@ -189,6 +191,7 @@ def test_kid_is_torch_fidelitys_and_unbiased() -> None:
     theirs = kid_features_to_metric(x, y, kid_subsets=30, kid_subset_size=50, verbose=False)
     assert found.value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-12)
     assert metric.compare(summary(x[:120]), summary(y[:120])).freedom == 1, "of two whole subsets, the rest are none"
+    assert math.isinf(KID(features="channel-means", size=120).compare(summary(x[:120]), summary(y[:120])).stderr)
     sides = [(normal(100, 4, "null", k), normal(100, 4, "other", k)) for k in range(30)]
     few = KID(features="channel-means", subsets=4, size=50)
     null = [few.compare(summary(a), summary(b)).value for a, b in sides]
