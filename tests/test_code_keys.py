@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from fmbench.errors import UserError
 from fmbench.flow import PATHS
+from fmbench.own_code import digest
 from fmbench.plugins import load_plugins
 from fmbench.registry import Component
 
 PATH = '''
 """A path with a helper, a constant and a neighbour."""
 import torch
+from math import exp as scale, sin
 from fmbench.flow import PATHS
 from fmbench.flow.paths import Path, Schedule
 
 POWER = 2.0
+TABLE = {}
+TABLE["rise"] = 1.0
+if POWER > 1:
+    def factor():
+        return scale(0.0)
 
 
 def rise(t):
     """How the data come in."""
-    return t**POWER
+    return t**POWER * TABLE["rise"] * factor()
 
 
 class Slow(Path):
@@ -54,7 +63,7 @@ class Neighbour(Path):
 
 
 def plotted():
-    print("a figure")
+    print("a figure", "test-rising")
 '''
 
 
@@ -76,10 +85,14 @@ def codes(tmp_path: Path) -> Callable[[str], dict[str, str | None]]:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("    return t**POWER", "    return t**POWER + 0 * t"),  # what it calls
+        ("    return t**POWER", "    return 0 * t + t**POWER"),  # what it calls
         ("POWER = 2.0", "POWER = 3.0"),  # what it names, by what it calls
         ("POWER * t ** (POWER", "(POWER * t) ** (POWER"),  # itself
         ("return True", "return False"),  # what it derives from
+        ("exp as scale", "cos as scale"),  # what it imports, by what it calls
+        ('TABLE["rise"] = 1.0', 'TABLE["rise"] = 2.0'),  # what is put into what it names
+        ("scale(0.0)", "scale(1.0)"),  # what stands under a condition
+        ("POWER > 1", "POWER > 0"),
     ],
 )
 def test_code_that_a_component_is_made_of_is_part_of_its_identity(
@@ -97,9 +110,11 @@ def test_code_that_a_component_is_made_of_is_part_of_its_identity(
     [
         ('"""α rises slowly."""', '"""α rises more and more."""'),
         ("POWER = 2.0", "POWER = 2.0  # as in the paper"),
-        ('print("a figure")', 'print("another figure")'),
+        ('"a figure"', '"another figure"'),
         ("Schedule(t, 1 - t,", "Schedule(1 * t, 1 - t,"),  # of the neighbour
         ("import torch\n", "import math\nimport torch\n"),
+        ("import torch\n", "import math, torch\n"),
+        ("as scale, sin", "as scale, tan"),
     ],
 )
 def test_other_code_is_not(codes: Callable[[str], dict[str, str | None]], old: str, new: str) -> None:
@@ -123,6 +138,26 @@ def test_of_a_path_from_two_functions(codes: Callable[[str], dict[str, str | Non
     named = codes(text.replace("return 1 - t", "return (1 - t) ** 2"))
     assert named["test-first"] != before["test-first"]
     assert named["test-second"] == before["test-second"]
+
+
+def test_what_no_statement_names_is_made_of_the_whole_file(codes: Callable[[str], dict[str, str | None]]) -> None:
+    text = """
+        from fmbench.flow.user_paths import path_from
+        for power in (2, 3):
+            path_from(f"test-{power}", lambda t: t**power, lambda t: 1 - t)
+    """
+    before, after = codes(text), codes(text.replace("t**power", "t ** (2 * power)"))
+    assert before.keys() == after.keys() == {"test-2", "test-3"}
+    assert all(after[name] != before[name] for name in before)
+
+
+def test_what_has_no_file_has_no_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = ModuleType("interactive")
+    monkeypatch.setitem(sys.modules, "interactive", module)
+    kind = type("Typed", (), {"__module__": "interactive"})
+    assert digest(kind, "typed") is None
+    module.__file__ = str(tmp_path / "removed.py")
+    assert digest(kind, "typed") is None
 
 
 def test_components_of_the_package_are_known_by_their_version() -> None:

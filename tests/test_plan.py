@@ -200,8 +200,11 @@ def test_reflow_needs_a_trained_flow_that_starts_at_its_source(tiny: Tiny) -> No
         ({"flow__path": {"name": "sb-cfm", "sigma": 0.5}}, r"reg: 0\.5\}"),
         ({"flow__path": "icfm", "flow__reflow": 1}, "is a bridge, whose pairs are not those of an ODE"),
         ({"flow__path": "icfm", "flow__times": "edm"}, "a bridge and has no noise level"),
+        ({"flow__path": "icfm", "sample__solvers": [{"name": "ddim", "nfe": 4}]}, "solver 'ddim' needs an affine path"),
+        ({"flow__path": "icfm", "sample__solvers": [{"name": "euler", "nfe": 4, "grid": "logsnr"}]},
+         "grid 'logsnr' needs an affine path"),
     ],
-)
+)  # fmt: skip
 def test_parts_that_do_not_fit_are_refused(tiny: Tiny, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         planned(tiny(**changes))

@@ -100,6 +100,7 @@ def test_torchcfm_is_as_published(tiny: Tiny) -> None:
     assert train.warmup == 5_000 * train.batch
     assert 0.5 ** (train.batch / train.ema_samples) == pytest.approx(0.9999, abs=1e-9)
     assert half_life(0.5, 64) == 64
+    assert half_life(0.9, 10) == 66, "65.8"
 
 
 def test_an_average_may_be_given_by_its_decay(tiny: Tiny) -> None:

@@ -211,16 +211,33 @@ def test_that_few_ends_are_narrow_is_not_shown() -> None:
     assert (found.verdict, found.guard) == (SUPPORTED, None)
 
 
-@pytest.mark.parametrize(("shared", "reused"), [(0, False), (3, False), (26, True), (256, True)])
-def test_noise_is_reused_where_more_of_it_agrees_than_by_chance(shared: int, reused: bool) -> None:
-    """Single-precision numbers of one dimension coincide now and then; a tenth of the pairs is about 26 of those looked at."""
+@pytest.mark.parametrize(
+    ("looked_at", "shared", "reused"),
+    [(256, 0, False), (256, 3, False), (256, 26, True), (256, 256, True), (5, 5, True), (5, 4, False)],
+)
+@pytest.mark.parametrize("later", [False, True])
+def test_noise_is_reused_where_more_of_it_agrees_than_by_chance(
+    looked_at: int, shared: int, reused: bool, later: bool
+) -> None:
+    """Single-precision numbers of one dimension coincide now and then; a tenth of the pairs is about 26 of those looked at.
+
+    Pairs hold noise as the source drew it, z0 is where the path starts; a later round stands on the pairs of the first.
+    """
     rng = torch.Generator().manual_seed(0)
-    z0, first = torch.randn(2000, 1, generator=rng), torch.randn(256, 1, generator=rng)
-    first[:shared] = z0[:shared]
-    path, store = SimpleNamespace(start=lambda x: x), SimpleNamespace(first=lambda key, name, n: first)
-    before = SimpleNamespace(pairs=None, path=path)
-    flow: Any = SimpleNamespace(pairs=SimpleNamespace(key="pairs", flow=before), path=path)
+    z0, first, fresh = (torch.randn(n, 1, generator=rng) for n in (2000, looked_at, 256))
+    first[:shared] = z0[:shared] / 2
+    path, store = SimpleNamespace(start=lambda x: 2 * x), SimpleNamespace(first=lambda key, *_: kept[key])
+    kept = {"first": first, "fresh": fresh, "never drawn": None}
+    flow: Any = SimpleNamespace(pairs=None, path=path)
+    for key in ["first", *(["fresh", "never drawn"] if later else [])]:
+        flow = SimpleNamespace(pairs=SimpleNamespace(key=key, flow=flow), path=path)
     assert by_sample._reuses(flow, z0, store) == reused  # type: ignore[arg-type]
+
+
+def test_deviations_of_ends_have_the_unbiased_variance_as_their_mean() -> None:
+    ends = 3 + torch.randn(5, 1, 2, generator=torch.Generator().manual_seed(0))
+    assert by_sample._deviations(ends).mean() == pytest.approx(ends.var(0).sum().item(), rel=1e-6)
+    assert by_sample._deviations(ends[:1]).tolist() == [0]
 
 
 def test_a_conditional_flow_finds_its_training_coupling() -> None:

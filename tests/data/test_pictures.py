@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -152,6 +153,23 @@ def test_a_copy_of_something_else_is_refused(mirror: Path) -> None:
         write_parquet(mirror / f"cifar10-{split}.parquet", drawn(10, 28, 1, 0), list(range(10)))
     with pytest.raises(UserError, match=r"no copy of 'cifar10': .* \(1, 28, 28\)"):
         prepared("cifar10")
+    labels = [k % 10 for k in range(60)]
+    for split in ("train", "test"):
+        write_parquet(mirror / f"cifar10-{split}.parquet", CIFAR, labels, classes=11)
+    with pytest.raises(UserError, match=r"\(3, 32, 32\) in 11 classes, encoded as PNG; expected .* in 10 classes"):
+        prepared("cifar10")
+
+
+def test_a_copy_of_two_encodings_is_refused(mirror: Path) -> None:
+    """Its name could say one of them alone."""
+    write_published(mirror, "cifar10")
+    rows = parquet.read_table(mirror / "cifar10-test.parquet")
+    pictures = rows["img"].to_pylist()
+    pictures[3] = {"bytes": encoded(CIFAR[3], "JPEG"), "path": "3.jpeg"}
+    mixed = rows.set_column(0, rows.schema.field("img"), pa.array(pictures, rows.schema.field("img").type))
+    parquet.write_table(mixed, mirror / "cifar10-test.parquet")
+    with pytest.raises(UserError, match=r"its test pictures .* encoded as PNG, JPEG; expected .* one encoding"):
+        prepared("cifar10")
 
 
 def test_a_folder_of_pictures(tmp_path: Path) -> None:
@@ -177,6 +195,24 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
     assert stored[0].unique().tolist() == [0]
     assert data.label() == f"images[{tmp_path.name}#{data.identity()['sha256'][:6]},resolution=8]"
     assert prepared({**spec, "resolution": 8, "label": None}).classes is None
+    shutil.copytree(tmp_path / "train", tmp_path / "copy" / "train")
+    shutil.copytree(tmp_path / "test", tmp_path / "copy" / "test")
+    copy = DATA.build({**spec, "path": str(tmp_path / "copy"), "resolution": 8})
+    assert copy.identity() == data.identity(), "wherever it lies"
+    mirrored = DATA.build({**spec, "flip": True})
+    assert mirrored.label().endswith(",flip=True]")
+    assert mirrored.identity() != DATA.build(spec).identity()
+
+
+def test_what_is_made_smaller_is_filtered_by_lanczos() -> None:
+    """A fine chessboard becomes grey, where nearest neighbours keep black and white."""
+    board = np.tile(255 * np.eye(2, dtype=np.uint8), (16, 16))[..., None]
+    pixels, _ = decoded._pixels(encoded(board), decoded.Reading(resolution=8), "board")
+    assert abs(pixels.astype(int) - 127.5).max() < 10
+    picture = drawn(1, 32, 3, 0)[0]
+    pixels, _ = decoded._pixels(encoded(picture), decoded.Reading(resolution=12), "picture")
+    expected = np.asarray(Image.fromarray(picture).resize((12, 12), Image.Resampling.LANCZOS))
+    assert np.array_equal(pixels, expected.transpose(2, 0, 1))
 
 
 def place(path: Path, picture: np.ndarray) -> None:
@@ -191,7 +227,9 @@ def test_pictures_beside_each_other_have_no_labels(tmp_path: Path) -> None:
             place(tmp_path / "flat" / split / f"{k}.png", picture)
             place(tmp_path / "one" / split / "cat" / f"{k}.png", picture)
             place(tmp_path / "two" / split / ("cat", "dog")[k % 2 if split == "test" else 0] / f"{k}.png", picture)
-    for name, classes, labels in (("flat", None, None), ("one", None, None), ("two", 2, [0, 0, 0, 1, 1, 1])):
+            place(tmp_path / "deep" / split / ("cat", "cat/young")[k % 2] / f"{k}.png", picture)
+    two = ("two", 2, [0, 0, 0, 1, 1, 1])
+    for name, classes, labels in (("flat", None, None), ("one", None, None), two, ("deep", None, None)):
         data = prepared({"name": "images", "path": str(tmp_path / name)})
         assert data.classes == classes, name
         found = data.arrays("test")[1]
@@ -230,6 +268,8 @@ PICTURE = {"bytes": encoded(drawn(1, 8, 3, 0)[0]), "path": None}
         ([PICTURE] * 3, [0.5, 1.0, 0.0], "column 'label' holds float64"),
         ([PICTURE] * 3, [[0], [1], [0]], "column 'label' holds a list"),
         ([PICTURE] * 3, [0, None, 1], "column 'label' has empty places"),
+        ([PICTURE] * 3, [0, -1, 1], r"\(train\): labels run from -1 to 1, valid are 0 to 1"),
+        ([PICTURE], [0], "holds 1 train pictures: at least two are needed"),
         ([PICTURE, None, PICTURE], [0, 1, 0], r"picture 1 of .* is no encoded picture"),
         ([1, 2, 3], [0, 1, 0], "cannot be read, damaged or of another kind"),
     ],
@@ -319,8 +359,7 @@ def test_it_is_decoded_once(mirror: Path, cache: Path, monkeypatch: pytest.Monke
 def test_a_damaged_array_is_decoded_again(mirror: Path, cache: Path, damage: bytes) -> None:
     write_published(mirror, "cifar10")
     before = prepared("cifar10").take("train", None)
-    (files_of(cache)["train"] / decoded.PIXELS).write_bytes(damage)
-    decoded._mapped.cache_clear()
+    (files_of(cache)["train"] / decoded.PIXELS).write_bytes(damage)  # while it is mapped
     assert torch.equal(prepared("cifar10").take("train", None), before)
 
 

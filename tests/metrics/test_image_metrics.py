@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +17,10 @@ from torch import Tensor
 
 from fmbench.errors import Skip, Unavailable, UserError
 from fmbench.metrics import METRICS, manifold
+from fmbench.metrics.features import summary as summaries
 from fmbench.metrics.features.base import eight_bits
-from fmbench.metrics.features.summary import KEPT, Running, Summary, positions, reference
+from fmbench.metrics.features.desk import Desk, Tensors, at
+from fmbench.metrics.features.summary import KEPT, Running, Summary, positions, reference, shuffled
 from fmbench.metrics.fid import (
     FID,
     FDDINOv2,
@@ -22,16 +28,18 @@ from fmbench.metrics.fid import (
     FDInception,
     FDInfinity,
     FDOwn,
+    FeatureMetric,
     FIDInfinity,
     distance,
     intercept_weights,
+    part,
 )
 from fmbench.metrics.frechet import frechet_distance
 from fmbench.metrics.inception_score import InceptionScore, Score, groups
 from fmbench.metrics.kid import KID
 from fmbench.metrics.manifold import Precision, Recall
 from fmbench.randomness import generator
-from fmbench.statistics import agresti_coull, interval
+from fmbench.statistics import Estimate, agresti_coull, interval
 
 OWN = FDOwn(features="channel-means")
 
@@ -137,6 +145,7 @@ def test_the_order_of_images_does_not_matter() -> None:
     means = 2 * normal(10, 8, "means")
     lying = means[torch.arange(10).repeat_interleave(200)] + normal(2000, 8, "lying")
     mixed = lying[torch.randperm(2000, generator=generator("mixed"))]
+    assert not torch.equal(shuffled(lying, "generated"), shuffled(lying, "reference")), "no class meets itself alone"
     real = summary(means[torch.randint(10, (20_000,), generator=generator("law"))] + normal(20_000, 8, "law"))
     for metric in (FDInfinity(features="channel-means"), KID(features="channel-means", size=200)):
         one, other = (metric.compare(summary(side), real) for side in (lying, mixed))
@@ -152,13 +161,17 @@ def test_the_reference_is_all_of_the_training_set_not_the_held_out_twin() -> Non
     floor = OWN.floor(data, 24, 0)
     assert floor is not None
     assert floor.n == 24
+    fewer = FDOwn(features="channel-means", n=12).floor(data, 24, 0)
+    assert fewer is not None
+    assert fewer.n == 12, "as many as the metric takes"
     found = OWN.measure(evidence(train[:10]))
     assert found.n == 10
     sha = reference(data, ChannelMeans()).sha256
     assert found.protocol == (
         f"features channel-means; reference small-images train, 40 images (sha256 {sha}); uint8 round-half-up"
     )
-    assert len(sha) == 64
+    levels = eight_bits(train).contiguous().numpy().tobytes()
+    assert sha == hashlib.sha256(f"40{tuple(train.shape[1:])}".encode() + levels).hexdigest(), "of the bytes"
     assert not OWN.has_floor(evidence(train).source)
     with pytest.raises(Skip, match=r"of images .* shape \(2,\)"):
         OWN.measure(evidence(torch.zeros(5, 2)))
@@ -177,6 +190,8 @@ def test_kid_is_torch_fidelitys_and_unbiased() -> None:
     found = metric.compare(summary(x), summary(y))
     theirs = kid_features_to_metric(x, y, kid_subsets=30, kid_subset_size=50, verbose=False)
     assert found.value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-12)
+    assert metric.compare(summary(x[:120]), summary(y[:120])).freedom == 1, "of two whole subsets, the rest are none"
+    assert math.isinf(KID(features="channel-means", size=120).compare(summary(x[:120]), summary(y[:120])).stderr)
     sides = [(normal(100, 4, "null", k), normal(100, 4, "other", k)) for k in range(30)]
     few = KID(features="channel-means", subsets=4, size=50)
     null = [few.compare(summary(a), summary(b)).value for a, b in sides]
@@ -238,6 +253,34 @@ def test_recall_of_too_few_images_to_leave_some_out_has_no_error() -> None:
     real = summary(normal(30, 6, "recall", "real"))
     found = [Recall(features="pixels").compare(summary(normal(n, 6, "few")), real) for n in (4, 5)]
     assert [math.isfinite(e.stderr) for e in found] == [False, True]
+    with pytest.raises(Skip, match="3 neighbours need more images than 3 and 30"):
+        Recall(features="pixels").compare(summary(normal(3, 6, "few")), real)
+
+
+def test_recalls_error_is_known_on_a_part_and_told_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share's error is of the real images, that of the balls falls with 1/n of the generated ones."""
+    monkeypatch.setattr("fmbench.metrics.fid.PART", 60)
+    x, real, metric = summary(normal(240, 6, "x")), summary(normal(90, 6, "real")), Recall(features="pixels")
+    whole, some = metric.of_balls(x, real), metric.of_balls(summary(part(x)), real)
+    assert whole.stderr == pytest.approx(some.stderr / 2)
+    assert whole.stderr > 0
+    assert whole.freedom == manifold.GROUPS - 1
+    found = metric.compare(x, real)
+    assert found.stderr == pytest.approx(math.hypot(agresti_coull(90 * found.value, 90), whole.stderr))
+
+
+def test_real_images_balls_are_remembered_by_their_neighbour() -> None:
+    asked: list[str] = []
+
+    def remember(facts: dict[str, Any], make: Callable[[], Tensors]) -> Tensors:
+        asked.append(str(facts))
+        return make()
+
+    x, real = summary(normal(20, 6, "x")), summary(normal(30, 6, "real"))
+    with at(Desk("cpu", remember)):
+        for real_images, neighbours in ((real, 3), (real, 5), (x, 5)):
+            Precision(features="pixels", neighbours=neighbours).compare(x, real_images)
+    assert len(set(asked)) == 3
 
 
 def test_kid_precision_and_recall_of_more_than_ten_thousand_are_torch_fidelitys_on_all(
@@ -260,13 +303,29 @@ def test_kid_precision_and_recall_of_more_than_ten_thousand_are_torch_fidelitys_
     assert one.freedom == other.freedom == 9_999, "errors are estimated on a part"
 
 
+def test_inception_score_s_error_is_that_of_its_groups_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    logits = 3 * normal(203, 11, "logits")
+    network = SimpleNamespace(logits=lambda features: features)
+    chunks = [(some, network) for some in logits.split(17)]
+    monkeypatch.setattr("fmbench.metrics.inception_score.stream", lambda *_: chunks)
+    found = InceptionScore(splits=7).measure(evidence(images(203, "scored")))
+    theirs = isc_features_to_metric(logits, splits=7)
+    assert found.value == pytest.approx(theirs["inception_score_mean"], rel=1e-12)
+    assert found.stderr == pytest.approx(theirs["inception_score_std"] / math.sqrt(6), rel=1e-12)  # theirs divides by 7
+    assert (found.n, found.freedom) == (203, 6)
+    with pytest.raises(Skip, match="7 groups of two images take 14, here are 13: lower splits"):
+        InceptionScore(splits=7).measure(evidence(images(13, "scored")))
+
+
 def test_inception_score_is_torch_fidelitys_in_constant_memory() -> None:
     from torch_fidelity.metric_isc import isc_features_to_metric
 
     logits = 3 * normal(203, 11, "logits")
     group, score = groups(203, 10), Score(10)
-    for part, member in zip(logits.split(17), group.split(17), strict=True):
-        score.add(part, member)
+    for some, member in zip(logits.split(17), group.split(17), strict=True):
+        score.add(some, member)
     theirs = isc_features_to_metric(logits)
     assert score.value().mean().item() == pytest.approx(theirs["inception_score_mean"], rel=1e-12)
     assert score.value().std(correction=0).item() == pytest.approx(theirs["inception_score_std"], rel=1e-12)
@@ -331,12 +390,9 @@ def test_dinov2_that_was_fetched_works_offline(monkeypatch: pytest.MonkeyPatch, 
     assert FDDINOv2().identity() != before
 
 
-def test_a_reference_is_kept_under_all_that_shapes_it() -> None:
-    """One level of one pixel, or other weights under the same name: another key."""
-    from typing import Any
-
+def test_a_reference_is_kept_under_all_that_shapes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One level of one pixel, other weights under the same name, another rounding or another part: another key."""
     from fmbench.data.base import Split
-    from fmbench.metrics.features.desk import Desk, at
 
     class OneLevel(SmallImages):
         def arrays(self, split: Split) -> tuple[Tensor, None]:
@@ -354,6 +410,7 @@ def test_a_reference_is_kept_under_all_that_shapes_it() -> None:
         asked.append(facts)
         return make()
 
+    monkeypatch.setattr(summaries, "_LATEST", {})  # of other tests
     with at(Desk("cpu", remember)):
         for data, extractor in (
             (SmallImages(), ChannelMeans()),
@@ -361,7 +418,10 @@ def test_a_reference_is_kept_under_all_that_shapes_it() -> None:
             (SmallImages(), OtherWeights()),
         ):
             reference(data, extractor)
-    assert len({str(facts) for facts in asked}) == 3
+        for name, other in (("KEPT", 20), ("QUANTISER", "uint8 truncated")):
+            monkeypatch.setattr(summaries, name, other)
+            assert len(reference(SmallImages(), ChannelMeans()).summary.kept) == 20
+    assert len({str(facts) for facts in asked}) == 5
 
 
 def test_names_of_features() -> None:
@@ -381,6 +441,9 @@ def test_fid_is_of_50_000_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fmbench.metrics.fid.loaded", lambda extractor, device: None)  # as if the weights were at hand
     with pytest.raises(Skip, match=r"fid is of 50,000 images, 24 are generated.*sample\.n.*fd_inception-v3-compat"):
         FID().measure(evidence(images(24, "generated")))
+    monkeypatch.setattr("fmbench.metrics.fid.FID_IMAGES", 20)
+    monkeypatch.setattr(FeatureMetric, "_against", lambda metric, data, x: Estimate(x.sum().item(), 0.0, len(x)))
+    assert FID().measure(evidence(images(24, "generated"))).value == images(24, "generated")[:20].sum().item()
     assert FIDInfinity().n is None
 
 

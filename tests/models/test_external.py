@@ -462,6 +462,8 @@ SCALED = {"name": "ve", "sigma_min": 0.01, "sigma_max": 1348.0}
     ("kind", "settings", "path", "fields"),
     [
         ("DDPMScheduler", {}, "vp-linear", DDPM),
+        ("DDPMScheduler", {"num_train_timesteps": 500, "beta_start": 2e-4, "beta_end": 0.04}, "vp-linear",
+         {**DDPM, "time_scale": 500}),
         ("DDIMScheduler", {"prediction_type": "sample"}, "vp-linear", {**DDPM, "output": "data"}),
         ("DDPMScheduler", {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}, "vp-cosine",
          {**DDPM, "output": "v-prediction"}),
@@ -504,16 +506,26 @@ def test_a_schedule_that_is_rescaled_to_end_in_noise_alone(tmp_path: Path) -> No
     rescaled, plain = (DDIMScheduler(**latent, rescale_betas_zero_snr=zero) for zero in (True, False))
     rescaled.save_pretrained(tmp_path)
 
-    def path(of: Any) -> Any:
+    def path(of: Any, noise: float = 1.0) -> Any:
         def schedule(t: torch.Tensor) -> Schedule:
             kept = of.alphas_cumprod.double()[((1 - t) * 1000).round().long() - 1]
-            return Schedule(kept.sqrt(), (1 - kept).sqrt(), kept, kept)
+            return Schedule(kept.sqrt(), noise * (1 - kept).sqrt(), kept, kept)
 
         return SimpleNamespace(name="own", schedule=schedule, label=lambda: "own")
 
     scheduler.check(tmp_path, path(rescaled), "epsilon", "data-at-0", 1000)
-    with pytest.raises(UserError, match="says otherwise"):
-        scheduler.check(tmp_path, path(plain), "epsilon", "data-at-0", 1000)
+    for wrong in (path(plain), path(rescaled, noise=0.9)):
+        with pytest.raises(UserError, match="says otherwise"):
+            scheduler.check(tmp_path, wrong, "epsilon", "data-at-0", 1000)
+
+
+def test_a_pipeline_s_scheduler_is_found_from_within_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("unet", "scheduler"):
+        (tmp_path / part).mkdir()
+    file = tmp_path / "scheduler" / scheduler.FILE
+    file.write_text("{}")
+    monkeypatch.chdir(tmp_path / "unet")
+    assert scheduler._file(Path(".")) == file.resolve()
 
 
 def test_schedulers_that_cannot_be_read_or_scale_by_themselves(checkpoint: Path, tmp_path: Path) -> None:

@@ -165,6 +165,32 @@ def test_every_path_learns(path: str) -> None:
         assert np.mean(losses[-20:]) < 0.95 * np.mean(losses[:5])
 
 
+def test_a_field_reads_its_network_and_asks_it_where_its_velocity_is_not_too_stiff() -> None:
+    """v = (x − ε) / t on the straight path, t no less than 0.05; on vp-linear the network sees c_in x."""
+    seen: list[tuple[float, Tensor]] = []
+
+    def network(t: Tensor, x: Tensor) -> Tensor:
+        seen.append((t.item(), x))
+        return torch.full_like(x, 3.0)
+
+    x = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    field = NetworkField(network, parametrisation(flow(prediction="epsilon"), 1.0))
+    for t, read in ((0.5, 0.5), (0.0, 0.05)):
+        assert torch.allclose(field(torch.tensor(t, dtype=torch.float64), x), (x - 3) / read)
+        assert seen[-1][0] == pytest.approx(read)
+    reading, t = parametrisation(flow(path="vp-linear"), 4.0), torch.tensor(0.9, dtype=torch.float64)
+    head = reading.head(t)
+    assert torch.allclose(NetworkField(network, reading)(t, x), head.c_skip * x + 3 * head.c_out)
+    assert torch.equal(seen[-1][1], head.c_in * x)
+    assert abs(head.c_in.item() - 1) > 0.1
+
+
+def test_the_last_batch_is_trained_whole_and_no_batch_is_larger_than_the_training() -> None:
+    assert [TrainSettings(samples=n, batch=64).steps for n in (64, 65, 128)] == [1, 2, 2]
+    with pytest.raises(ValueError, match="batch = 64 is larger than samples = 63"):
+        TrainSettings(samples=63, batch=64)
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "data", "score"])
 def test_every_prediction_learns_the_same_flow(prediction: Prediction) -> None:
     """Nearer to the data than noise, and near to what the velocity's network generates from the same noise."""
