@@ -84,7 +84,7 @@ GOLDEN = {
     "measure": "measure-ae4b4d2ba3a117e7",
     "floor": "floor-2f566684ff00feb5",
     "pairing": "pairing-31381a52f71687e6",
-    "truth": "truth-1b4cc00ac040114b",
+    "truth": "truth-f33689533b617aba",
 }
 
 

@@ -175,7 +175,8 @@ class W2Squared(_AgainstTransport):
     """Exact W2² between draws of source and data: the least transport cost and path energy that any flow can have.
 
     Between n draws a side, hence above the population's value by a bias of order n^(−2/D): small in the plane, large
-    for images. The standard error (del Barrio & Loubes 2019) does not cover that bias.
+    for images. The standard error (del Barrio & Loubes 2019) does not cover that bias. Where fewer were sampled or are held
+    out, it is between those: the row's n says how many.
     """
 
     name = "w2_squared"
