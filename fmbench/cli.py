@@ -260,8 +260,8 @@ def compare(
     columns = ["verdict", "metric", "flow", "sampler", "nfe", "a", "b", "p_value", "reason"]
     if len(shown):
         terminal.print_frame(console, shown[[name for name in columns if name in shown]], "cells")
-    elif (table["verdict"] == "not comparable").all() and len(table):
-        console.print(f"Nothing is comparable: {terminal.escaped(str(table['reason'].iloc[0]))}")
+    if not all_cells:
+        terminal.print_reasons(console, table[table["verdict"] == "not comparable"], "not comparable")
     if fail_on_regression and regressed(table):
         raise typer.Exit(1)
 

@@ -28,7 +28,8 @@ def evaluate(
         str | None, typer.Option(help="In place of a model: a folder of pictures, a .npy or an .npz file.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="The module's state: .safetensors, or .pt of tensors alone.")
+        str | None,
+        typer.Option(help="The module's state: .safetensors, .pt of tensors alone, or .pt:ema_model, a part of one."),
     ] = None,
     time: Annotated[
         str | None, convention("Where its data is: data-at-1 (default), data-at-0; or sigma: told σ.")

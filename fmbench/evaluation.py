@@ -104,6 +104,12 @@ def composed(
     target = DATA.build(data)
     chosen = {key: value for key, value in conventions.items() if value is not None}
     if samples is not None:
+        flows = {"--solver": solvers, "--nfe": nfe, "--guidance": guidance, "--path": path != "rectified"}
+        flows |= {f"--{key.replace('_', '-')}": key != "images" for key in chosen}
+        if meant := [option for option, told in flows.items() if told]:
+            raise UserError(
+                f"{', '.join(meant)}: of a model; --samples gives samples alone, for which nothing is solved"
+            )
         given = MODELS.build({"name": "samples", "folder": samples, **chosen})
         wanted = list(metrics) or [m for m in _usual(target) if METRICS.build(m).scope == "samples"]
         for metric in map(METRICS.build, wanted):
@@ -121,11 +127,17 @@ def composed(
     sample = {"n": n or 10_000, "seed": seed, "solvers": [_budgeted(s, list(nfe)) for s in solvers or ["euler"]]}
     if guidance:
         sample["guidance"] = _weights(guidance, guidance_as)
-    suite = _suite(name or brought.method() or "", data, flow, sample, list(metrics) or _usual(target))
+    called = " ".join(filter(None, [brought.method(), _stem(brought.weights)]))
+    suite = _suite(name or called, data, flow, sample, list(metrics) or _usual(target))
     mean, std = brought.noise(PATHS.build(path))
     if brought.images != "-1..1":
         suite["source"] = {"name": "scaled-normal", "mean": mean, "std": std, "dims": list(target.shape)}
     return suite
+
+
+def _stem(weights: str | None) -> str:
+    """What tells one checkpoint of a network from another: the file's name, and the part of it that is named."""
+    return re.sub(r"\.(safetensors|pt|pth|ckpt)\b", "", Path(weights).name) if weights else ""
 
 
 def _weights(guidance: Sequence[Any], convention: str) -> list[Any]:

@@ -13,6 +13,7 @@ from .errors import UserError, unknown
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
@@ -41,6 +42,8 @@ def carry_out(work: Callable[[Bars | None], Results], quiet: bool) -> None:
         with ended_like_ctrl_c():
             results = work(bars)
     except KeyboardInterrupt:
+        if bars is not None:
+            bars.stop()  # before the message: bars that are drawn to a file come at their end
         new_console(stderr=True).print("Interrupted. Run the same command again to go on from here.")
         raise typer.Exit(130) from None
     finally:
@@ -164,17 +167,16 @@ def print_results(console: Console, results: Results) -> None:
     if remark := coarse(results):
         console.print(remark, highlight=False)
     assert results.directory is not None
-    print_skipped(console, results)
+    print_reasons(console, results.table[results.table["status"] == "skipped"], "skipped")
     console.print(f"table   {results.directory / 'results.csv'}", soft_wrap=True, markup=False)
     console.print(f"report  {results.directory / 'report.html'}", soft_wrap=True, markup=False)
 
 
-def print_skipped(console: Console, results: Results) -> None:
-    """How many values were not measured, and why, the commonest reason first."""
-    skipped = results.table[results.table["status"] == "skipped"]
-    for reason, group in sorted(skipped.groupby("reason", dropna=False), key=lambda pair: -len(pair[1])):
+def print_reasons(console: Console, rows: pd.DataFrame, what: str) -> None:
+    """How many values were skipped or the like, and why, the commonest reason first."""
+    for reason, group in sorted(rows.groupby("reason", dropna=False), key=lambda pair: -len(pair[1])):
         metrics = ", ".join(dict.fromkeys(group["metric"].dropna()))
-        console.print(f"  skipped {len(group)} × {metrics}: {reason}", highlight=False, markup=False)
+        console.print(f"  {what} {len(group)} × {metrics}: {reason}", highlight=False, markup=False)
 
 
 def print_claims(console: Console, results: Results) -> None:

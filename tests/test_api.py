@@ -138,6 +138,16 @@ def test_the_manifest_makes_the_table_again(
     same_values(again.table, results.table)
 
 
+def test_what_one_method_names_has_pictures_each(tiny: Tiny, tmp_path: Path) -> None:
+    """Guidance, laws of times and grids are in no method's name: told apart as the tables tell them."""
+    flow = {"flow__seed": 0, "flow__path": "rectified", "flow__times": ["uniform", "edm"]}
+    grids = [{"name": "euler", "nfe": 2, "grid": grid} for grid in ("uniform", "cosine")]
+    made = fmbench.run(tiny(**flow, sample__solvers=grids), out=tmp_path / "out", workers=1)
+    drawn = {(p.method, p.solver) for p in made.pictures if p.kind == "samples"}
+    assert drawn == {(f"RF ({law})", f"euler {grid}") for law in ("uniform", "edm") for grid in ("uniform", "cosine")}
+    assert {p.method for p in made.pictures if p.kind == "trajectory"} == {"RF (uniform)", "RF (edm)"}
+
+
 def test_pictures(results: fmbench.Results) -> None:
     kinds = [picture.kind for picture in results.pictures]
     assert kinds.count("data") == 1

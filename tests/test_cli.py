@@ -308,6 +308,9 @@ def test_compare(fmbench: Fmbench, done: Path, tiny_file: TinyFile) -> None:
     answer = fmbench("compare", done, "worse", "--all")
     assert answer.code == 0
     assert "Traceback" not in answer.err + answer.out
+    fmbench("run", tiny_file(), "--workers", 1, "--quiet", "--out", "part", "--only", "metric=nfe")
+    part = fmbench("compare", done, "part").out
+    assert re.search(r"  not comparable \d+ × .*: missing in part", part), "why is told where a part is comparable, too"
 
 
 def test_compare_tells_better_from_worse(fmbench: Fmbench, tiny_file: TinyFile) -> None:

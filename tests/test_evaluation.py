@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from fmbench.data import DATA
 from fmbench.errors import UserError
@@ -102,6 +103,24 @@ def test_a_model_or_samples() -> None:
         composed("my.py:v", data="moons", samples="pictures")
 
 
+@pytest.mark.parametrize(
+    ("weights", "suite"), [(None, "linear"), ("a.pt", "linear-a"), ("b.pt:ema_model", "linear-b-ema_model")]
+)
+def test_two_checkpoints_of_a_network_are_two_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str | None, suite: str
+) -> None:
+    """Both in results/linear, the second would take the first one's place."""
+    from fmbench.plugins import admit
+
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text("import torch\ndef Linear(): return torch.nn.Bilinear(1, 2, 2)\n")
+    state = torch.nn.Bilinear(1, 2, 2).state_dict()
+    torch.save(state, "a.pt")
+    torch.save({"ema_model": state}, "b.pt")
+    admit("net.py")
+    assert composed("net.py:Linear", data="moons", weights=weights)["suite"] == suite
+
+
 def test_the_noise_of_another_range_becomes_the_source(field: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fmbench.plan import make_plan
     from fmbench.plugins import admit
@@ -134,7 +153,15 @@ MISTAKES: list[tuple[list[Any], list[str]]] = [
     (["--samples", "none", "--data", "digits"], ["none: there is no such folder or file of samples"]),
     (["--samples", "few.npy", "--data", "moons", "--n", "9"], ["holds 3 samples, sample.n = 9"]),
     (["--samples", "few.npy", "--data", "moons", "--metric", "nll"], ["metric 'nll' needs the flow", "sliced_w2"]),
-    (["--samples", "few.npy", "--data", "moons", "--output", "epsilon"], ["unknown key 'output'"]),
+    (
+        ["--samples", "few.npy", "--data", "moons", "--output", "epsilon"],
+        ["--output: of a model; --samples gives samples alone"],
+    ),
+    (["--samples", "few.npy", "--data", "moons", "--solver", "heun", "--nfe", "4"], ["--solver, --nfe: of a model"]),
+    (
+        ["--samples", "few.npy", "--data", "moons", "--path", "ve", "--guidance", "2"],
+        ["--guidance, --path: of a model"],
+    ),
 ]
 
 

@@ -5,13 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
+import pytest
+import typer
 from rich.console import Console
 
 from fmbench.execute import missing
 from fmbench.plan import make_plan
 from fmbench.store import Store
 from fmbench.suite import parse
-from fmbench.terminal import Bars, print_frame, print_verdicts
+from fmbench.terminal import Bars, carry_out, print_frame, print_verdicts
 
 
 def test_a_run_s_first_line_counts_every_flow_once_and_every_solve(tiny: Callable[..., dict[str, Any]]) -> None:
@@ -31,6 +33,22 @@ def test_a_run_s_first_line_counts_every_flow_once_and_every_solve(tiny: Callabl
     # Round 0, which draws round 1's pairs, round 1 and its student; the reference solve of round 1 explains both.
     assert said.getvalue().startswith("tiny: 3 flows, 5 solves, ")
     assert work.solves == 5
+
+
+def test_an_interrupted_run_ends_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bars that are drawn to a file come when they stop: before the message, not after it."""
+    told = Console(file=io.StringIO(), width=100)
+    monkeypatch.setattr("fmbench.terminal.new_console", lambda stderr=False: told)
+    stop = Bars.stop
+    monkeypatch.setattr(Bars, "stop", lambda bars: (told.print("bars"), stop(bars)))
+
+    def work(bars: Bars | None) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit):
+        carry_out(work, quiet=False)
+    said = told.file.getvalue().split("\n")  # type: ignore[attr-defined]
+    assert said.index("bars") < said.index("Interrupted. Run the same command again to go on from here.")
 
 
 def test_a_long_claim_breaks_and_its_numbers_do_not() -> None:

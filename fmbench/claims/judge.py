@@ -65,7 +65,7 @@ def claims_of(results: Results) -> list[Claim]:
     return [CLAIMS.build(claim) for claim in results.suite.get("claims") or []]
 
 
-def verdicts_of(directory: Path, names: Sequence[str] = ()) -> tuple[str, list[dict[str, Any]]]:
+def verdicts_of(directory: str | Path, names: Sequence[str] = ()) -> tuple[str, list[dict[str, Any]]]:
     """A folder's suite and its verdicts as claims.json holds them, judged again and kept there where they changed.
 
     Args:
@@ -77,6 +77,7 @@ def verdicts_of(directory: Path, names: Sequence[str] = ()) -> tuple[str, list[d
     Raises:
         UserError: the folder is no result, or a claim is not known.
     """
+    directory = Path(directory)
     folder = ResultFolder(directory)
     recorded = read_json(directory / "claims.json") or []
     kept = table_file(directory)

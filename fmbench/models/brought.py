@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,11 +14,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..errors import UserError, unknown
 from ..plugins import importing_from, named
 from ..randomness import seed_of
 
+PARALLEL = "module."  # before every name that a parallel training saved
 Arguments = Literal["auto", "t, x", "x, t"]
 TIMES = frozenset({"t", "time", "times", "timestep", "timesteps", "tau", "s", "sigma", "sigmas", "noise_labels"})
 """What the time's argument is called: torchcfm and torchdyn write (t, x), flow_matching (x, t), diffusers (sample, timestep),
@@ -38,7 +41,8 @@ def bring(factory: str, weights: str | None) -> Brought:
     Args:
         factory: `file.py:name`, `file.py` (its `velocity`), `module:name`, or the folder of a diffusers UNet2DModel. The name
             is a field, or takes nothing and gives one; random weights that it draws are the same each time.
-        weights: a .safetensors or .pt file with the module's state; None when it brings its own.
+        weights: a .safetensors or .pt file with the module's state, `file.pt:ema_model` for the state that it holds by that
+            name; None when it brings its own.
 
     Raises:
         UserError: something is missing, cannot be loaded or does not fit together.
@@ -200,39 +204,66 @@ def _checkpoint(folder: Path) -> Brought:
 
 
 def _fill(module: nn.Module, file: str) -> None:
-    """Puts the weights of a file into a module, all of them."""
-    path = Path(file)
-    if not path.is_file():
-        raise UserError(f"{file}: no such file of weights")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0][:200]}. Save safetensors.") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        held = (
-            f"the keys {', '.join(map(str, list(state)[:5]))}" if isinstance(state, Mapping) else type(state).__name__
-        )
-        raise UserError(f"{file} is no state of a module, by name one tensor each: it holds {held}")
-    own = module.state_dict()
-    _fits(file, own.keys() - state.keys(), state.keys() - own.keys())
-    if differing := [name for name in own if own[name].shape != state[name].shape]:
+    """Puts the weights of a file into a module, all of them; `file.pt:ema_model` are those that it holds by that name."""
+    place, part = (file, "") if os.path.isfile(file) else split(file)
+    if not os.path.isfile(place):
+        raise UserError(f"{place}: no such file of weights")
+    state = _state(place)
+    if part:
+        if not isinstance(state, Mapping) or part not in state:
+            raise unknown(f"part of {place}", part, state if isinstance(state, Mapping) else ())
+        state = state[part]
+    if not _is_state(state):
+        raise UserError(f"{file} is no state of a module, by name one tensor each: it {_held(place, part, state)}")
+    own, found = module.state_dict(), dict(state)
+    if not any(name.startswith(PARALLEL) for name in own):
+        consume_prefix_in_state_dict_if_present(found, PARALLEL)
+    _fits(file, own.keys() - found.keys(), found.keys() - own.keys())
+    if differing := [name for name in own if own[name].shape != found[name].shape]:
         name = differing[0]
         raise UserError(
-            f"{file} does not fit: {name} is {tuple(state[name].shape)}, the module's {tuple(own[name].shape)}"
+            f"{file} does not fit: {name} is {tuple(found[name].shape)}, the module's {tuple(own[name].shape)}"
         )
-    module.load_state_dict(dict(state))
+    module.load_state_dict(found)
+
+
+def _state(file: str) -> Any:
+    try:
+        if file.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # its text is of torch.load's own options
+        raise UserError(
+            f"{file} cannot be read: it holds more than tensors, as a whole module does, or is no file of weights, and other "
+            "pickles can run code. Save the module's state_dict() alone."
+        ) from None
+    except Exception as error:
+        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0][:200]}. Save safetensors.") from error
+
+
+def _is_state(held: object) -> bool:
+    return isinstance(held, Mapping) and all(isinstance(value, Tensor) for value in held.values())
+
+
+def _held(file: str, part: str, held: object) -> str:
+    """What a file holds in place of a state, and how to name a state that is in it."""
+    if not isinstance(held, Mapping):
+        return f"holds a {type(held).__name__}"
+    states = [] if part else [str(name) for name, value in held.items() if value and _is_state(value)]
+    remedy = f". Name the part: {' or '.join(f'--weights {file}:{name}' for name in states[:3])}" if states else ""
+    return f"holds the keys {', '.join(map(str, list(held)[:5]))}{remedy}"
 
 
 def _fits(file: str, missing: Any, unexpected: Any) -> None:
+    wrong = []
     for what, names in (("lacks", sorted(missing)), ("holds in excess", sorted(unexpected))):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(f"{file} does not fit the module: it {what} {', '.join(names[:3])}{more}")
+            wrong.append(f"{what} {', '.join(names[:3])}{more}")
+    if wrong:
+        raise UserError(f"{file} does not fit the module: it {'; it '.join(wrong)}")
 
 
 def _digest(code: str, module: nn.Module) -> str:

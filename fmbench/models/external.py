@@ -31,7 +31,8 @@ class External(Elsewhere):
     Args:
         factory: `file.py:name`, `module:name`, or a folder that diffusers' UNet2DModel was saved in. Python must be named on
             the command line, too (`fmbench evaluate`, or --plugin).
-        weights: a file with the state of the module that the factory gives (.safetensors, or .pt of tensors alone).
+        weights: a file with the state of the module that the factory gives (.safetensors, or .pt of tensors alone;
+            `file.pt:ema_model` for one of the states in it).
         time: where the data is on its clock. `data-at-0`: it runs from data at 0 to noise at 1; `sigma`: it is told σ of the
             flow's path, as EDM's and VE's networks are, and its velocity is dx/dσ.
         time_scale: its clock reads this times ours; 1000 for most diffusion networks. A velocity is per unit of the clock

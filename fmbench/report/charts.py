@@ -39,6 +39,7 @@ CONFIG = {
     "legend": {"orient": "top", "labelFontSize": 12, "symbolSize": 80, "columnPadding": 18, "padding": 0, "offset": 6},
 }  # fmt: skip
 FORMATS = ("svg", "png", "pdf")
+PLAIN = "format(datum.value, '~g')"  # a linear axis's own format "~g" keeps the digits of a step alone: 30 becomes 3e+1
 
 
 def colours(flows: Iterable[str]) -> dict[str, str]:
@@ -110,7 +111,7 @@ def metric_chart(summary: pd.DataFrame, metric: str, width: int = 1000, height: 
     runs = list(dict.fromkeys(flow.rpartition(": ")[0] for flow in flows))
     dash = alt.StrokeDash("run:N", legend=None, scale=alt.Scale(domain=runs, range=DASHES[: len(runs)] or DASHES))
     title = _axis_title(rows, metric)
-    y_axis = alt.Axis(format="~g", values=_log_ticks(low, high)) if log else alt.Axis(format="~g", tickCount=5)
+    y_axis = alt.Axis(format="~g", values=_log_ticks(low, high)) if log else alt.Axis(labelExpr=PLAIN, tickCount=5)
     y = alt.Y("mean:Q", title=title, scale=y_scale, axis=y_axis)
     scale = alt.Scale(domain=flows, range=[shades[flow] for flow in flows])
     colour = alt.Color("flow:N", title=None, sort=flows, scale=scale, legend=alt.Legend(symbolOpacity=1, columns=5))
@@ -192,12 +193,14 @@ def flow_chart(summary: pd.DataFrame, width: int = 1000) -> Spec | None:
         positive = min(ends) > 0
         spread = positive and max(ends) > 20 * min(ends)
         scale = alt.Scale(type="log", nice=False, padding=8) if spread else alt.Scale(zero=False)
-        ticks: Any = {"values": _log_ticks(min(ends), max(ends))} if spread else {"tickCount": 4}
+        ticks: dict[str, Any] = {"tickCount": 4, "labelExpr": PLAIN}
+        if spread:
+            ticks = {"values": _log_ticks(min(ends), max(ends)), "format": "~g"}
         base = alt.Chart().encode(y=y, color=colour)
         rule = base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
         title = unit if unit and unit != "1" else None
         dot = base.mark_point(filled=True, size=60, opacity=1).encode(
-            x=alt.X("mean:Q", scale=scale, title=title, axis=alt.Axis(grid=False, format="~g", **ticks)),
+            x=alt.X("mean:Q", scale=scale, title=title, axis=alt.Axis(grid=False, labelSeparation=6, **ticks)),
             tooltip=[
                 alt.Tooltip("flow:N"),
                 alt.Tooltip("text:N", title=metric),

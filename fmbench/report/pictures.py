@@ -30,11 +30,13 @@ class Wall:
 
 
 def trajectories(pictures: Sequence[Picture]) -> list[tuple[str, Markup]]:
-    """A panel for each flow in the plane: its lines from light (t = 0) to dark (t = 1), data in grey behind."""
+    """A panel for each flow and data set in the plane: its lines from light (t = 0) to dark (t = 1), data in grey behind."""
+    drawn = [p for p in pictures if p.kind == "trajectory" and p.array.ndim == 3 and p.array.shape[-1] == 2]
+    several = len({picture.data for picture in drawn}) > 1
     flows: dict[str, Picture] = {}
-    for picture in pictures:
-        if picture.kind == "trajectory" and picture.array.ndim == 3 and picture.array.shape[-1] == 2:
-            flows.setdefault(picture.method or "flow", picture)
+    for picture in drawn:
+        name = " · ".join(filter(None, [picture.method or "flow", picture.data if several else None]))
+        flows.setdefault(name, picture)
     if not flows:
         return []
     # One scale for all, but for a flow that starts much farther out (VE): beside it the others would shrink to dots.

@@ -15,7 +15,7 @@ import yaml
 import fmbench as package
 from fmbench.claims import CLAIMS, Pairwise
 from fmbench.claims.guards import GEOMETRY
-from fmbench.claims.judge import judge
+from fmbench.claims.judge import judge, verdicts_of
 from fmbench.data import DATA, Data
 from fmbench.errors import UserError
 from fmbench.models import MODELS
@@ -119,6 +119,8 @@ def test_the_command(done: Path, fmbench: Fmbench) -> None:
     one = fmbench("claims", done, "--claim", "rk4-25-beats-euler-100", "--strict", "--format", "json")
     assert (one.code, [v["verdict"] for v in json.loads(one.out)]) == (0, ["supported"])
     assert (done / "claims.json").read_bytes() == before, "--claim writes nothing"
+    (done / "claims.json").unlink()
+    assert verdicts_of(str(done)) == verdicts_of(done), "a notebook names its folders in text"
     (done / "claims.json").unlink()
     assert fmbench("claims", done).code == 0
     assert (done / "claims.json").read_bytes() == before

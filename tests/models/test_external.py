@@ -400,7 +400,19 @@ def test_only_the_command_line_lets_python_run(tmp_path: Path, monkeypatch: pyte
         ("my.py:Straight", {"weights": "my.py"}, "my.py cannot be read"),
         ("my.py:Straight", {"weights": "w.safetensors"}, "does not fit: net.weight is"),
         ("my.py:Straight", {"weights": "few.safetensors"}, "does not fit the module: it lacks net.bias, net.weight"),
-        ("my.py:Straight", {"weights": "nested.pt"}, "holds the keys ema, step"),
+        (
+            "my.py:Straight",
+            {"weights": "nested.pt"},
+            r"holds the keys ema, step\. Name the part: --weights nested.pt:ema$",
+        ),
+        ("my.py:Straight", {"weights": "nested.pt:emma"}, "unknown part of nested.pt 'emma'. Did you mean 'ema'"),
+        ("my.py:Straight", {"weights": "nested.pt:step"}, "nested.pt:step is no state of a module, .*: it holds a int"),
+        ("my.py:Straight", {"weights": "nested.pt:ema"}, "it lacks net.bias, net.weight; it holds in excess a$"),
+        (
+            "my.py:Straight",
+            {"weights": "whole.pt"},
+            r"whole.pt cannot be read: .* Save the module's state_dict\(\) alone",
+        ),
         ("nowhere", {}, "'nowhere' is no folder and no factory"),
         ("empty", {}, "empty has no config.json"),
         ("", {}, "needs its factory"),
@@ -411,8 +423,26 @@ def test_mistakes(code: Path, factory: str, fields: dict[str, Any], message: str
     save_file({"net.weight": torch.zeros(3, 3), "net.bias": torch.ones(2)}, "w.safetensors")
     save_file({"other": torch.zeros(1)}, "few.safetensors")
     torch.save({"ema": {"a": torch.zeros(1)}, "step": 3}, "nested.pt")
+    torch.save(torch.nn.Linear(1, 1), "whole.pt")
     with pytest.raises(UserError, match=message):
         field_of(external(factory, **fields))
+
+
+def test_a_checkpoint_of_a_training_gives_the_part_that_is_named(code: Path) -> None:
+    """As torchcfm saves them: two networks beside the optimizer's state, from a parallel training with a prefix."""
+    states = {name: {"net.weight": torch.full((2, 3), k), "net.bias": torch.zeros(2)} for name, k in PARTS.items()}
+    parallel = {name: {f"module.{key}": value for key, value in state.items()} for name, state in states.items()}
+    torch.save({**states, "optim": {"state": {}, "lr": 1e-3}, "step": 7}, "one.pt")
+    torch.save(parallel, "several.pt")
+    torch.save(states["ema_model"], "plain.pt")
+    x, t = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), torch.tensor(0.5, dtype=torch.float64)
+    plain = field_of(external("my.py:Straight", weights="plain.pt"))(t, x)
+    for file in ("one.pt", "several.pt"):
+        assert torch.equal(field_of(external("my.py:Straight", weights=f"{file}:ema_model"))(t, x), plain)
+        assert not torch.equal(field_of(external("my.py:Straight", weights=f"{file}:net_model"))(t, x), plain)
+
+
+PARTS = {"net_model": 1.0, "ema_model": 2.0}
 
 
 def test_what_is_not_the_velocity_needs_a_flow_that_determines_it(code: Path) -> None:

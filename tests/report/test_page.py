@@ -10,6 +10,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 import pytest
+import vl_convert
 from conftest import make_manifest, make_pictures, make_rows
 from PIL import Image
 
@@ -227,3 +228,21 @@ def test_trajectories_survive_what_exploded() -> None:
     assert "nan" not in picture
     assert len(picture) < 20_000
     assert pictures.trajectories([Picture("trajectory", np.zeros((5, 4, 3)), None)]) == []
+
+
+def test_a_flow_has_its_trajectories_on_every_data_set() -> None:
+    drawn = [Picture("trajectory", np.zeros((5, 4, 2)), method="RF", data=data) for data in ("moons", "s-curve")]
+    assert [name for name, _ in pictures.trajectories(drawn)] == ["RF · moons", "RF · s-curve"]
+    assert [name for name, _ in pictures.trajectories(drawn[:1])] == ["RF"]
+
+
+def test_ticks_of_a_linear_axis_are_plain_numbers(make: Callable[..., Path]) -> None:
+    """An axis's own format "~g" gives the digits of a step alone: 30, 40, … 70 would read 3e+1, 4e+1, … 7e+1."""
+    run = make(seeds=1)
+    table = Results.load(run).table
+    path = table["metric"] == "straightness"
+    table.loc[path, "value"] = 30 + 10.0 * np.arange(path.sum())
+    chart = charts.flow_chart(Results(table).summary())
+    assert chart is not None
+    drawn = vl_convert.vegalite_to_svg(chart, vl_version=charts.VEGA_LITE)
+    assert "e+1" not in drawn
