@@ -21,7 +21,7 @@ REACH = 7.5  # standard deviations that a grid covers: what is beyond weighs 1e-
 QUADRATURE = (8, 4)  # pieces in time, and nodes in each
 LEAST = 1e-8  # of the greatest weight: points of less are left out where a flow is traced
 TRACED = {1: 0.05, 2: 0.6}  # SPACING there, by dimension: norms have a kink, which leaves errors of 1e-4
-FINER = {1: (), 2: (0.3, 0.4, 0.5)}  # in its place for a solver's error: the first that POINTS holds
+FINER = {1: (), 2: (0.35, 0.45, 0.5)}  # in its place for a solver's error: the first that POINTS holds
 SPACING = 0.5  # of the grid, in the least standard deviation: errors of 1e-7, from how sharply components part
 
 
@@ -49,7 +49,7 @@ def solver_error(flow: Exact) -> float | None:
 
     For one Gaussian the velocity is affine in x, and so is what a fixed-step solver makes of z0: 2D points are exact.
     Of mixtures in the plane much of the error is made on narrow bands, where paths part. The grid of the flow's other values
-    left up to 2 % of it; one half as wide leaves 3e-4 to 2e-3, the more the sharper components part.
+    left up to 2 % of it; one about half as wide leaves 6e-4, more where components part most sharply.
     """
     if flow.solve is None or not is_solved(flow) or (law := known(flow)) is None:
         return None
