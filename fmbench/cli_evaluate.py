@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,7 +81,8 @@ def evaluate(
         raise UserError("--data is missing: the data set to measure against (see `fmbench list data`)")
     what: dict[str, Any] = {
         "data": _yaml("--data", data), "samples": samples, "weights": weights, "time": time, "time_scale": time_scale,
-        "images": images, "output": output, "arguments": arguments, "path": _yaml("--path", path),
+        "images": images, "output": output, "path": _yaml("--path", path),
+        "arguments": arguments and re.sub(r"\s*,\s*", ", ", arguments),
         "solvers": [_yaml("--solver", item) for item in solver or []], "nfe": _numbers("--nfe", nfe),
         "metrics": [_yaml("--metric", item) for item in metric or []], "n": n, "seed": seed,
         "conditional": conditional, "no_label": no_label, "guidance": _numbers("--guidance", guidance),

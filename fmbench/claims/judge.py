@@ -13,12 +13,13 @@ from ..errors import UserError
 from ..results import Results
 from ..statistics import holm, holm_level
 from ..store import ResultFolder
-from ..table import read_json, records, table_file
+from ..table import bare, read_json, records, table_file
 from . import CLAIMS
 from .base import Claim, Contrast
 from .cells import Cells, NotTested, needed
 
 SUPPORTED, REFUTED, INCONCLUSIVE, NOT_TESTED = "supported", "refuted", "inconclusive", "not tested"
+EXACT = ("oracle", "empirical")  # models that are given, not trained: they have no other seed
 UNPAIRED = (
     f"without {paired.FILE} samples count as independent, and neither fresh z0 nor how far the ends spread was checked"
 )
@@ -191,7 +192,8 @@ def weigh(contrasts: Sequence[Contrast]) -> tuple[Contrast, float, float]:
 
 def _settled(verdict: Verdict, worst: Contrast, p_value: float, level: float) -> Verdict:
     """The verdict at the corrected p-value, with a word on what it could not have seen."""
-    notes = ["one seed: what another training would change is not known"] if verdict.n == 1 else []
+    trained = any(bare(str(row["model"])) not in EXACT for cell in worst.cells for row in cell.rows)
+    notes = ["one seed: what another training would change is not known"] if trained and verdict.n == 1 else []
     detectable = worst.detectable(level / verdict.contrasts)  # one of the contrasts is enough, see `weigh`
     verdict = replace(verdict, p_value=p_value, level=level, detectable=detectable)
     if p_value > verdict.alpha:

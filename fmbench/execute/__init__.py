@@ -299,8 +299,9 @@ def devices_for(
     Raises:
         UserError: the device or the cluster is not there.
     """
-    if devices_per_flow < 1:
-        raise UserError(f"--devices-per-flow {devices_per_flow}: at least 1")
+    for name, count in (("workers", workers), ("devices-per-flow", devices_per_flow)):
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise UserError(f"--{name} {count}: a whole number, at least 1")
     if ray is not None:
         if device is not None:
             raise UserError("--device and --ray: the cluster says which devices it has. Give one of the two.")
@@ -310,8 +311,6 @@ def devices_for(
             )
         return devices_of_cluster(ray, workers)
 
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers {workers}: at least 1")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):

@@ -174,7 +174,8 @@ def test_verdicts_of_several_results_are_one_table(done: Path, fmbench: Fmbench,
     assert judged[0].out == judged[1].out, "the text is a table to judge by, where a claim is asked for"
     shown = [fmbench("claims", folder, "--claim", "rk4-25-beats-euler-100").out for folder in (done, text)]
     shown = [" ".join(told.split()) for told in shown]
-    assert all("supported" in told and "one seed: what another training" in told for told in shown)
+    assert all("supported" in told for told in shown)
+    assert not any("what another training" in told for told in shown), "nothing is trained of an oracle"
     assert ["without paired.npz" in told for told in shown] == [False, True]
 
 

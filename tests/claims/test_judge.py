@@ -135,6 +135,8 @@ def test_what_a_verdict_states_by_hand() -> None:
         assert found.level == pytest.approx(level)
         assert found.detectable == pytest.approx(error * (stdtrit(1e9, 1 - level / 4) + likely))
         assert found.note.startswith("one seed")
+        given = verdicts(Cells([{**row, "model": "oracle[conditional=True]"} for row in rows]), claims)[0]
+        assert found.note == f"one seed: what another training would change is not known; {given.note}"
     assert not verdicts(Cells(rounds(True)), [CLAIMS.build("reflow-straightens")])[0].note
 
 

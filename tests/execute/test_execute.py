@@ -421,6 +421,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cuda", None, ["--device cuda", "0 CUDA devices", "--device cpu"]),
         ("cuda:x", None, ["--device cuda:x", "cuda:0"]),
         ("cpu", 0, ["--workers 0", "at least 1"]),
+        ("cpu", "two", ["--workers two", "a whole number"]),
         ("cpu", -2, ["--workers -2"]),
     ],
 )
